@@ -1,0 +1,1 @@
+"""Sources, streams and what becomes of their rows."""

@@ -1,0 +1,1 @@
+"""What fights forgetting: one file per family, one class per paper."""

@@ -1,0 +1,1 @@
+"""Language models: loading, reading, sampling and training them."""

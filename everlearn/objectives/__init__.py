@@ -1,0 +1,1 @@
+"""How examples become batches, and a batch a scalar."""

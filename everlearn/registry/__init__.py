@@ -1,0 +1,1 @@
+"""Versions with their evidence, and the ledger of what happened to them."""

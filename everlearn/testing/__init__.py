@@ -1,0 +1,1 @@
+"""Laws and toys: what every method obeys, and a model small enough to check it on."""
