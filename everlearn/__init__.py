@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from everlearn.data.audit import audit as audit
+    from everlearn.data.sources import read as read
     from everlearn.data.stream_file import load_stream as load_stream
     from everlearn.data.streams import blurry as blurry
     from everlearn.data.streams import class_incremental as class_incremental
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
     from everlearn.data.streams import experience as experience
     from everlearn.data.streams import online as online
     from everlearn.data.streams import shuffled as shuffled
+    from everlearn.data.streams import split_by_class as split_by_class
     from everlearn.data.streams import task_incremental as task_incremental
+    from everlearn.fold import Run as Run
+    from everlearn.fold import Settings as Settings
+    from everlearn.fold import run as run
     from everlearn.learner import Learner as Learner
-    from everlearn.learner import Recipe as Recipe
     from everlearn.learner import learn as learn
     from everlearn.matrix import Matrix as Matrix
     from everlearn.method import Context as Context
@@ -34,13 +38,25 @@ if TYPE_CHECKING:
     from everlearn.methods.replay import Replay as Replay
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
+    from everlearn.metrics.likelihood import TokenLikelihood as TokenLikelihood
+    from everlearn.metrics.overlap import EditSimilarity as EditSimilarity
+    from everlearn.metrics.overlap import RougeL as RougeL
+    from everlearn.metrics.overlap import Sari as Sari
+    from everlearn.metrics.suites import general_suite as general_suite
     from everlearn.metrics.text import ExactMatch as ExactMatch
+    from everlearn.metrics.text import NumericMatch as NumericMatch
+    from everlearn.metrics.text import PrefixMatch as PrefixMatch
+    from everlearn.metrics.text import ReasoningGym as ReasoningGym
     from everlearn.models.language_model import LanguageModel as LanguageModel
     from everlearn.models.optim import AdamW as AdamW
+    from everlearn.models.optim import Recipe as Recipe
     from everlearn.models.optim import Schedule as Schedule
     from everlearn.objectives.next_token import NextToken as NextToken
-    from everlearn.fold import Run as Run
-    from everlearn.fold import run as run
+    from everlearn.references import joint as joint
+    from everlearn.references import single as single
+    from everlearn.registry.gates import AllOf as AllOf
+    from everlearn.registry.gates import Learn as Learn
+    from everlearn.registry.gates import Retain as Retain
     from everlearn.types import Example as Example
     from everlearn.types import Experience as Experience
     from everlearn.types import Message as Message
@@ -49,42 +65,109 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AdamW": "everlearn.models.optim",
+    "AllOf": "everlearn.registry.gates",
     "Choice": "everlearn.metrics.likelihood",
     "Context": "everlearn.method",
     "EWC": "everlearn.methods.anchors",
+    "EditSimilarity": "everlearn.metrics.overlap",
     "ExactMatch": "everlearn.metrics.text",
     "Example": "everlearn.types",
     "Experience": "everlearn.types",
     "L2SP": "everlearn.methods.anchors",
     "LanguageModel": "everlearn.models.language_model",
+    "Learn": "everlearn.registry.gates",
     "Learner": "everlearn.learner",
     "LoRA": "everlearn.methods.adapters",
     "Matrix": "everlearn.matrix",
     "Message": "everlearn.types",
     "Method": "everlearn.method",
     "NextToken": "everlearn.objectives.next_token",
-    "Recipe": "everlearn.learner",
+    "NumericMatch": "everlearn.metrics.text",
+    "PrefixMatch": "everlearn.metrics.text",
+    "ReasoningGym": "everlearn.metrics.text",
+    "Recipe": "everlearn.models.optim",
     "Replay": "everlearn.methods.replay",
+    "Retain": "everlearn.registry.gates",
+    "RougeL": "everlearn.metrics.overlap",
     "Run": "everlearn.fold",
+    "Sari": "everlearn.metrics.overlap",
     "Schedule": "everlearn.models.optim",
+    "Settings": "everlearn.fold",
     "State": "everlearn.types",
     "Stream": "everlearn.types",
     "TokenAccuracy": "everlearn.metrics.likelihood",
+    "TokenLikelihood": "everlearn.metrics.likelihood",
     "audit": "everlearn.data.audit",
     "blurry": "everlearn.data.streams",
     "chain": "everlearn.method",
     "class_incremental": "everlearn.data.streams",
     "domain_incremental": "everlearn.data.streams",
     "experience": "everlearn.data.streams",
+    "general_suite": "everlearn.metrics.suites",
+    "joint": "everlearn.references",
     "learn": "everlearn.learner",
     "load_stream": "everlearn.data.stream_file",
     "online": "everlearn.data.streams",
+    "read": "everlearn.data.sources",
     "run": "everlearn.fold",
     "shuffled": "everlearn.data.streams",
+    "single": "everlearn.references",
+    "split_by_class": "everlearn.data.streams",
     "task_incremental": "everlearn.data.streams",
 }
 
-__all__ = ["AdamW", "Choice", "Context", "EWC", "ExactMatch", "Example", "Experience", "L2SP", "LanguageModel", "Learner", "LoRA", "Matrix", "Message", "Method", "NextToken", "Recipe", "Replay", "Run", "Schedule", "State", "Stream", "TokenAccuracy", "audit", "blurry", "chain", "class_incremental", "domain_incremental", "experience", "learn", "load_stream", "online", "run", "shuffled", "task_incremental"]
+__all__ = [
+    "EWC",
+    "L2SP",
+    "AdamW",
+    "AllOf",
+    "Choice",
+    "Context",
+    "EditSimilarity",
+    "ExactMatch",
+    "Example",
+    "Experience",
+    "LanguageModel",
+    "Learn",
+    "Learner",
+    "LoRA",
+    "Matrix",
+    "Message",
+    "Method",
+    "NextToken",
+    "NumericMatch",
+    "PrefixMatch",
+    "ReasoningGym",
+    "Recipe",
+    "Replay",
+    "Retain",
+    "RougeL",
+    "Run",
+    "Sari",
+    "Schedule",
+    "Settings",
+    "State",
+    "Stream",
+    "TokenAccuracy",
+    "TokenLikelihood",
+    "audit",
+    "blurry",
+    "chain",
+    "class_incremental",
+    "domain_incremental",
+    "experience",
+    "general_suite",
+    "joint",
+    "learn",
+    "load_stream",
+    "online",
+    "read",
+    "run",
+    "shuffled",
+    "single",
+    "split_by_class",
+    "task_incremental",
+]
 
 
 def __getattr__(name: str) -> Any:

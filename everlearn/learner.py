@@ -1,0 +1,275 @@
+"""The package's only training loop: `learn(learner, model, state, experience) -> state`.
+
+A bad experience never touches a good version: the state is a value, and a loss that is not finite raises. Whatever is
+random is a function of the learner's seed, of what was seen and of what is next, so that a resumed experience ends in
+the same bits as one never stopped.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everlearn.errors import Interrupted, ModelError
+from everlearn.files import atomic_folder, find_folder, read_json, write_json
+from everlearn.method import Chain, Context, Method, chain, overrides
+from everlearn.models.language_model import LanguageModel
+from everlearn.models.optim import Optimiser, Recipe
+from everlearn.randomness import seed_of
+from everlearn.types import Experience, Plan, Progress, Silent, State, Step
+from everlearn.weights import load_tensors, pack, save_tensors, unpack
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model, a method, a recipe and a seed: everything that `learn` needs but the experience.
+
+    Args:
+        model: a hub name, a directory, a GGUF file, or "embedded".
+        method: what fights forgetting; `chain()` is plain sequential fine-tuning.
+        recipe: how an experience is trained on.
+        seed: of all randomness.
+        dtype: of the frozen weights: "float32", "bfloat16", "float64"; None takes what suits the device.
+        device: "cpu", "cuda", ...; None takes the best there is.
+    """
+
+    model: str = "embedded"
+    method: Method = field(default_factory=Chain)
+    recipe: Recipe = Recipe()
+    seed: int = 0
+    dtype: str | None = None
+    device: str | None = None
+
+    def open(self) -> LanguageModel:
+        """The untouched base model."""
+        return LanguageModel.open(self.model, self.dtype, self.device)
+
+    def start(self, model: LanguageModel) -> State:
+        """The state before anything was learned: the base model and the method's first memory."""
+        return State(memory=chain(self.method).init(model))
+
+    def restore(self, model: LanguageModel, state: State) -> LanguageModel:
+        """Give a freshly opened base model the shape and the weights of a state."""
+        if state.seen:
+            chain(self.method).params(state.memory, model)
+        model.assign(state.weights)
+        return model
+
+
+@dataclass
+class Watch:
+    """Who looks on while an experience is learned.
+
+    Args:
+        checkpoint: where unfinished work is kept; None keeps none.
+        every: seconds between two checkpoints.
+        progress: told after each step.
+        log: given a row of numbers after each step.
+        stop: asked after each step; True ends the work with a checkpoint.
+    """
+
+    checkpoint: Path | None = None
+    every: float = 60.0
+    progress: Progress = field(default_factory=Silent)
+    log: Callable[[Mapping[str, Any]], None] = lambda row: None
+    stop: Callable[[], bool] = lambda: False
+
+
+def learn(
+    learner: Learner, model: LanguageModel, state: State, experience: Experience, watch: Watch | None = None
+) -> State:
+    """Learn one experience; the fold's function.
+
+    Args:
+        learner: how.
+        model: the live model, holding `state`; it holds the new state afterwards.
+        state: the version to start from; it stays as it is.
+        experience: what to learn.
+        watch: checkpoints, progress and logs.
+
+    Raises:
+        ModelError: if the loss is not finite; nothing was changed but the live model.
+        Interrupted: if `watch.stop` said so; the same call goes on from the checkpoint.
+    """
+    with torch.random.fork_rng():
+        lesson = _Lesson(learner, model, state, experience, watch or Watch())
+        lesson.resume()
+        lesson.train()
+        return lesson.finish()
+
+
+@dataclass
+class _Position:
+    """Where inside an experience the work is."""
+
+    epoch: int = 0
+    step: int = 0
+    total: int = 0
+    progress: float = 0.0
+    best: float = float("inf")
+    stale: int = 0
+
+
+class _Lesson:
+    """One experience at work: the mutable inside of `learn`."""
+
+    def __init__(
+        self, learner: Learner, model: LanguageModel, state: State, experience: Experience, watch: Watch
+    ) -> None:
+        recipe, self.method, self.watch = learner.recipe, chain(learner.method), watch
+        self.hooks, self.recipe, self.state, self.experience = overrides(self.method), recipe, state, experience
+        self.base = seed_of(learner.seed, len(state.seen), experience.name)
+        plan = Plan(recipe.batch_size, recipe.tokens, recipe.length)
+        self.context = Context(model, experience, plan, learner.seed, len(state.seen))
+        torch.manual_seed(self.base)
+        model = self.method.params(state.memory, model)
+        self.memory = self.method.begin(state.memory, self.context)
+        self.model = self.method.params(self.memory, model)
+        self.examples = self.method.data(self.memory, experience.train, self.context)
+        parameters = self._parameters()
+        total = sum(p.numel() for p in model.parameters().values())
+        rate = recipe.optimiser.rate(sum(p.numel() for p in parameters.values()), total)
+        self.optimiser = Optimiser(recipe.optimiser, parameters, rate)
+        self.optimiser.assign({n: w for n, w in state.weights.items() if n in parameters})
+        self.before = self.optimiser.values() if "merge" in self.hooks else {}
+        self.at, self.saved, self.best = _Position(), time.monotonic(), dict[str, Tensor]()
+
+    def _parameters(self) -> dict[str, Tensor]:
+        parameters = self.model.trainable()
+        if not parameters:
+            raise ModelError(f"nothing learns: {self.method} leaves no parameter of {self.model.name} trainable.")
+        return parameters
+
+    def train(self) -> None:
+        """All epochs, from where the work is."""
+        while self.at.epoch < self.recipe.epochs and not self._exhausted():
+            seed = seed_of(self.base, "epoch", self.at.epoch)
+            plan = replace(self.context.plan, seed=seed, start=self.at.step)
+            for step in self.experience.objective.steps(self.model, self.examples, plan):
+                before = self.at.progress
+                self._step(step)
+                self.at.progress, self.at.step, self.at.total = step.progress, self.at.step + 1, self.at.total + 1
+                self._validate(before)
+                self._pause()
+                if self._exhausted():
+                    break
+            self.at.epoch, self.at.step, self.at.progress = self.at.epoch + 1, 0, 0.0
+
+    def _exhausted(self) -> bool:
+        return self.recipe.patience is not None and self.at.stale >= self.recipe.patience
+
+    def _step(self, step: Step) -> None:
+        """One optimiser step: the objective's gradient, then penalties, then the sides that change them."""
+        started, optimiser = time.monotonic(), self.optimiser
+        ctx = replace(self.context, step=self.at.total)
+        torch.manual_seed(seed_of(self.base, "step", self.at.total))
+        with self.model.learning():
+            loss = self._backward(step, lambda batch: self.experience.objective.loss(self.model, batch))
+            own = grads = optimiser.take_grads()
+            if "loss" in self.hooks:
+                self._backward(step, lambda batch: self.method.loss(self.memory, batch, ctx))
+                grads = {name: own[name] + g for name, g in optimiser.take_grads().items()}
+        if "grad" in self.hooks:
+            grads = dict(self.method.grad(self.memory, grads, ctx))
+        grads, norm = optimiser.clip(grads)
+        self._require_finite(loss, norm)
+        passed = (self.at.progress + step.progress) / 2
+        factor = self.recipe.schedule.factor((self.at.epoch + passed) / self.recipe.epochs)
+        self._move(own, grads, factor, ctx)
+        self._report(step, loss, norm, factor, time.monotonic() - started)
+
+    def _backward(self, step: Step, term: Callable[[Any], Tensor | float]) -> float:
+        """Accumulate the gradient of a term over the step's batches, each weighted by its share of the tokens."""
+        total = 0.0
+        for batch in step.batches:
+            value = term(batch)
+            share = batch.weight / step.weight
+            if isinstance(value, Tensor) and value.requires_grad:
+                (value * share).backward()  # type: ignore[no-untyped-call]
+                value = value.detach()
+            total += float(value) * share
+        return total
+
+    def _move(self, own: Mapping[str, Tensor], grads: Mapping[str, Tensor], factor: float, ctx: Context) -> None:
+        """Let the optimiser propose an update, the method change it, and the method see it."""
+        optimiser, watched = self.optimiser, bool({"update", "step"} & self.hooks)
+        before = optimiser.values() if watched else {}
+        optimiser.step(grads, factor)
+        update = {name: m.detach() - before[name] for name, m in optimiser.masters.items()} if watched else {}
+        if "update" in self.hooks:
+            update = dict(self.method.update(self.memory, update, ctx))
+            optimiser.assign({name: before[name] + u for name, u in update.items()})
+        if "step" in self.hooks:
+            self.memory = self.method.step(self.memory, own, update, ctx)
+        optimiser.publish()
+
+    def _require_finite(self, loss: float, norm: float) -> None:
+        if not (abs(loss) < float("inf") and norm < float("inf")):
+            raise ModelError(
+                f"{self.experience.name}, step {self.at.total + 1}: loss {loss}, gradient norm {norm}. "
+                "No version was changed; lower the learning rate or look at the rows of this step."
+            )
+
+    def _report(self, step: Step, loss: float, norm: float, factor: float, seconds: float) -> None:
+        done = (self.at.epoch + step.progress) / self.recipe.epochs
+        tokens = sum(int((b.segments > 0).sum()) for b in step.batches)
+        self.watch.progress.update(f"learning {self.experience.name}", round(1000 * done), 1000, f"loss {loss:.3f}")
+        row = {"step": self.at.total + 1, "loss": loss, "norm": norm, "rate": self.optimiser.rate * factor}
+        self.watch.log({"experience": self.experience.name} | row | {"tokens": tokens, "seconds": seconds})
+
+    def _validate(self, before: float) -> None:
+        """Measure the validation loss when the progress crosses the next mark, and remember the best weights."""
+        marks = self.recipe.validations
+        crossed = int(before * marks) < int(self.at.progress * marks)
+        if self.recipe.patience is None or not crossed or not len(self.experience.validation):
+            return
+        with torch.no_grad():
+            batches = list(self.context.batches(self.experience.validation))
+            weight = sum(b.weight for b in batches)
+            loss = sum(float(self.context.loss(b)) * b.weight for b in batches) / weight
+        self.watch.log({"experience": self.experience.name, "step": self.at.total, "validation": loss})
+        if loss < self.at.best:
+            self.at.best, self.at.stale, self.best = loss, 0, self.optimiser.values()
+        else:
+            self.at.stale += 1
+
+    def _pause(self) -> None:
+        """Keep what is done so far when it is time, and end here when asked to."""
+        stop = self.watch.stop()
+        if self.watch.checkpoint and (stop or time.monotonic() - self.saved >= self.watch.every):
+            work = {"position": vars(self.at), "optimiser": self.optimiser.state(), "memory": self.memory}
+            skeleton, tensors = pack(work | {"best": self.best})
+            with atomic_folder(self.watch.checkpoint) as folder:
+                save_tensors(folder / "work.safetensors", tensors)
+                write_json(folder / "work.json", {"base": self.base, "work": skeleton})
+            self.saved = time.monotonic()
+        if stop:
+            raise Interrupted(f"stopped in {self.experience.name} after {self.at.total} steps.")
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, where there is one of this experience."""
+        folder = find_folder(self.watch.checkpoint) if self.watch.checkpoint else None
+        if folder is None:
+            return
+        kept = read_json(folder / "work.json")
+        if kept["base"] != self.base:
+            return
+        work = unpack(kept["work"], load_tensors(folder / "work.safetensors"))
+        self.at, self.memory, self.best = _Position(**work["position"]), work["memory"], work["best"]
+        self.optimiser.load_state(work["optimiser"])
+
+    def finish(self) -> State:
+        """The new version: the trained weights, merged with the old ones where the method says so."""
+        if self.best:
+            self.optimiser.assign(self.best)
+        self.memory = self.method.end(self.memory, replace(self.context, step=self.at.total))
+        weights: Mapping[str, Tensor] = self.optimiser.values()
+        if "merge" in self.hooks:
+            weights = self.method.merge(self.memory, self.before, weights, replace(self.context, step=self.at.total))
+            self.model.assign(weights)
+        untouched = {n: w for n, w in self.state.weights.items() if n not in weights}
+        return State(untouched | dict(weights), self.memory, (*self.state.seen, self.experience.name))

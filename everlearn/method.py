@@ -1,0 +1,209 @@
+"""The algebra of methods: four moments, six sides, and `chain`, which composes them.
+
+A method is a frozen dataclass of hyperparameters. What it remembers is passed in and returned: a hook returns what it
+was given, changed, and never changes it in place. Only `params` touches a module. A hook that nobody in a chain
+overrides costs nothing: no copy of gradients, updates or weights is made for it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from everlearn.models.language_model import LanguageModel
+from everlearn.randomness import generator
+from everlearn.types import Batch, Example, Experience, Memory, Plan
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a hook may look at: small, and frozen.
+
+    Args:
+        model: the live model.
+        experience: what is being learned.
+        plan: how its examples are cut into steps.
+        seed: the learner's.
+        seen: number of experiences learned before this one.
+        step: optimiser steps done in this experience.
+        place: the method's place in its chain, so that two members draw differently.
+    """
+
+    model: LanguageModel
+    experience: Experience
+    plan: Plan = Plan()
+    seed: int = 0
+    seen: int = 0
+    step: int = 0
+    place: tuple[int, ...] = ()
+
+    def rng(self, purpose: str = "") -> torch.Generator:
+        """A fresh random source; the same one whenever the same method asks at the same point of the same run."""
+        return generator(self.seed, self.seen, self.experience.name, self.step, purpose, *self.place)
+
+    def trainable(self) -> dict[str, Tensor]:
+        """The parameters that learn, by name."""
+        return self.model.trainable()
+
+    def batches(self, examples: Sequence[Example], batch_size: int | None = None) -> Iterator[Batch]:
+        """The examples as batches of the experience's objective, in the given order."""
+        plan = replace(self.plan, seed=None, start=0, batch_size=batch_size or self.plan.batch_size)
+        for step in self.experience.objective.steps(self.model, examples, plan):
+            yield from step.batches
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The objective's mean loss on a batch, a differentiable scalar in nats per token."""
+        return self.experience.objective.loss(self.model, batch)
+
+    def grads(self, loss: Tensor) -> dict[str, Tensor]:
+        """Gradient of a scalar by parameter name; nobody's `.grad` is touched. Zero where it does not depend."""
+        parameters = self.trainable()
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        pairs = zip(parameters.items(), found, strict=True)
+        return {name: torch.zeros_like(p) if g is None else g for (name, p), g in pairs}
+
+
+class Method:
+    """What fights forgetting. Subclass as a frozen dataclass and override the hooks you need.
+
+    Memory is plain data: see `everlearn.types.Memory`.
+    """
+
+    def init(self, model: LanguageModel) -> Memory:
+        """The memory before anything was learned."""
+        return None
+
+    def begin(self, memory: Memory, ctx: Context) -> Memory:
+        """Moment before an experience is learned; the model is still the last version."""
+        return memory
+
+    def step(self, memory: Memory, grads: Tensors, update: Tensors, ctx: Context) -> Memory:
+        """Moment after each optimiser step.
+
+        Args:
+            memory: the method's.
+            grads: the objective's own gradient at the weights before the step, penalties apart.
+            update: by how much each parameter moved.
+            ctx: the moment.
+        """
+        return memory
+
+    def end(self, memory: Memory, ctx: Context) -> Memory:
+        """Moment after an experience is learned."""
+        return memory
+
+    def data(self, memory: Memory, examples: Sequence[Example], ctx: Context) -> Sequence[Example]:
+        """Side: the examples to learn from."""
+        return examples
+
+    def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
+        """Side: the parameters, and which of them learn.
+
+        The one hook that touches a module. It rebuilds saved versions, so it has to be deterministic and idempotent;
+        what it draws at random it draws from torch's default generator, which the learner has seeded.
+        """
+        return model
+
+    def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:
+        """Side: a term added to the objective's loss; a differentiable scalar."""
+        return 0.0
+
+    def grad(self, memory: Memory, grads: Tensors, ctx: Context) -> Tensors:
+        """Side: the gradient of objective and penalties, before clipping."""
+        return grads
+
+    def update(self, memory: Memory, update: Tensors, ctx: Context) -> Tensors:
+        """Side: by how much the optimiser would move each parameter."""
+        return update
+
+    def merge(self, memory: Memory, before: Tensors, after: Tensors, ctx: Context) -> Tensors:
+        """Side: the weights to keep, from those before and those after the experience."""
+        return after
+
+
+HOOKS = ("init", "begin", "step", "end", "data", "params", "loss", "grad", "update", "merge")
+
+
+@dataclass(frozen=True)
+class Chain(Method):
+    """Several methods as one: sides from left to right, loss terms summed, each with its own memory.
+
+    Args:
+        methods: the members; none of them a chain (`chain` flattens).
+    """
+
+    methods: tuple[Method, ...] = ()
+
+    def init(self, model: LanguageModel) -> Memory:
+        """Each member's own memory."""
+        return [m.init(model) for m in self.methods]
+
+    def begin(self, memory: Memory, ctx: Context) -> Memory:
+        """Each member begins."""
+        return [m.begin(mine, here) for m, mine, here in self._members(memory, ctx)]
+
+    def step(self, memory: Memory, grads: Tensors, update: Tensors, ctx: Context) -> Memory:
+        """Each member sees the step."""
+        return [m.step(mine, grads, update, here) for m, mine, here in self._members(memory, ctx)]
+
+    def end(self, memory: Memory, ctx: Context) -> Memory:
+        """Each member ends."""
+        return [m.end(mine, here) for m, mine, here in self._members(memory, ctx)]
+
+    def data(self, memory: Memory, examples: Sequence[Example], ctx: Context) -> Sequence[Example]:
+        """Left to right."""
+        for m, mine, here in self._members(memory, ctx):
+            examples = m.data(mine, examples, here)
+        return examples
+
+    def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
+        """Left to right."""
+        for m, mine in zip(self.methods, memory, strict=True):
+            model = m.params(mine, model)
+        return model
+
+    def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:
+        """The sum of the members' terms."""
+        terms = [m.loss(mine, batch, here) for m, mine, here in self._members(memory, ctx) if "loss" in overrides(m)]
+        return sum(terms, start=0.0)
+
+    def grad(self, memory: Memory, grads: Tensors, ctx: Context) -> Tensors:
+        """Left to right."""
+        for m, mine, here in self._members(memory, ctx):
+            grads = m.grad(mine, grads, here)
+        return grads
+
+    def update(self, memory: Memory, update: Tensors, ctx: Context) -> Tensors:
+        """Left to right."""
+        for m, mine, here in self._members(memory, ctx):
+            update = m.update(mine, update, here)
+        return update
+
+    def merge(self, memory: Memory, before: Tensors, after: Tensors, ctx: Context) -> Tensors:
+        """Left to right; each sees the same weights before."""
+        for m, mine, here in self._members(memory, ctx):
+            after = m.merge(mine, before, after, here)
+        return after
+
+    def _members(self, memory: Memory, ctx: Context) -> Iterator[tuple[Method, Memory, Context]]:
+        for place, (method, mine) in enumerate(zip(self.methods, memory, strict=True)):
+            yield method, mine, replace(ctx, place=(place,))
+
+
+def chain(*methods: Method) -> Chain:
+    """Compose methods. Associative; `chain()` is plain sequential fine-tuning, `chain(a)` does what `a` does."""
+    flat: list[Method] = []
+    for method in methods:
+        flat.extend(method.methods if isinstance(method, Chain) else [method])
+    return Chain(tuple(flat))
+
+
+def overrides(method: Method | type[Method]) -> frozenset[str]:
+    """The hooks that a method, its class, or any member of a chain changes."""
+    if isinstance(method, Chain):
+        return frozenset().union(*(overrides(m) for m in method.methods))
+    kind = method if isinstance(method, type) else type(method)
+    return frozenset(h for h in HOOKS if getattr(kind, h) is not getattr(Method, h))

@@ -1,0 +1,148 @@
+"""Anchors: penalties for moving away from old weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from everlearn.errors import ConfigError
+from everlearn.method import Context, Method
+from everlearn.randomness import permutation
+from everlearn.types import Batch, Memory
+
+Fisher = Literal["true", "empirical"]
+
+
+@dataclass(frozen=True)
+class L2SP(Method):
+    """Pull the trained weights towards where they started (L2-SP, Li et al. 2018, arXiv:1802.01483, eq. 2).
+
+    Adds strength / 2 * mean_j (theta_j - theta0_j)^2. Differs from the paper: the mean over parameters stands in place
+    of the sum, so that a strength means the same on a model of another size, and adapters are pulled towards their
+    initial values, which leave the base model as it was.
+
+    Args:
+        strength: alpha; nats per token charged for a mean square drift of 2.
+    """
+
+    strength: float = 1e4
+
+    def __post_init__(self) -> None:
+        """Refuse a negative strength."""
+        _require_positive(self, self.strength)
+
+    def begin(self, memory: Memory, ctx: Context) -> Memory:
+        """The starting point, taken once."""
+        return memory if memory is not None else {"anchor": _copies(ctx.trainable())}
+
+    def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:
+        """The penalty; it does not depend on the batch."""
+        parameters = ctx.trainable()
+        drift = [_square_drift(p, memory["anchor"][name]) for name, p in parameters.items() if name in memory["anchor"]]
+        return self.strength / 2 * _total(drift) / sum(p.numel() for p in parameters.values())
+
+
+@dataclass(frozen=True)
+class EWC(Method):
+    """Pull each weight towards its old value by how much the old experiences depend on it (arXiv:1612.00796, eq. 3).
+
+    Adds strength / 2 * sum_j F_j (theta_j - theta*_j)^2 for each experience learned. F is the diagonal of the Fisher
+    information, from the squared gradient of each example's own log-likelihood, so that it does not depend on a batch
+    size. The quadratics of all experiences are kept as one: their sum is exact, and memory does not grow.
+
+    Differs from the paper: F is scaled to mean 1 and the mean over parameters stands in place of the sum, so that a
+    strength means the same on another model; `scaled=False` is the paper's formula.
+
+    Args:
+        strength: lambda; nats per token charged for a Fisher-weighted mean square drift of 2.
+        fisher: "true" draws the labels from the model (the definition); "empirical" takes those of the data.
+        samples: examples the Fisher is estimated from, for each experience.
+        decay: None sums the quadratics of all experiences, each around its own weights. A number gamma in [0, 1] is
+            online EWC (arXiv:1805.06370): F <- gamma F + F_t, around the last weights alone.
+        scaled: see above.
+    """
+
+    strength: float = 1e4
+    fisher: Fisher = "true"
+    samples: int = 64
+    decay: float | None = None
+    scaled: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse numbers without a meaning."""
+        _require_positive(self, self.strength)
+        if self.samples < 1 or not 0 <= (self.decay or 0) <= 1:
+            raise ConfigError(f"{self}: samples is 1 or more, decay in [0, 1].")
+
+    def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:
+        """The penalty; it does not depend on the batch."""
+        if memory is None:
+            return 0.0
+        parameters = {name: p for name, p in ctx.trainable().items() if name in memory["fisher"]}
+        drift = [_square_drift(p, memory["anchor"][n], memory["fisher"][n]) for n, p in parameters.items()]
+        size = sum(p.numel() for p in parameters.values()) if self.scaled else 1
+        penalty: Tensor = self.strength / 2 * (_total(drift) / size + memory["constant"])
+        return penalty
+
+    def end(self, memory: Memory, ctx: Context) -> Memory:
+        """Add the new experience's quadratic around the weights it has reached."""
+        new, here = self._fisher(ctx), _copies(ctx.trainable())
+        if memory is None:
+            return {"fisher": new, "anchor": here, "constant": 0.0}
+        if self.decay is not None:
+            old = memory["fisher"]
+            return memory | {"fisher": {n: self.decay * old.get(n, 0.0) + f for n, f in new.items()}, "anchor": here}
+        return _added(memory, new, here, self.scaled)
+
+    def _fisher(self, ctx: Context) -> dict[str, Tensor]:
+        examples, rng = ctx.experience.train, ctx.rng("labels")
+        chosen = permutation(len(examples), ctx.seed, ctx.seen, "fisher", *ctx.place)[: self.samples]
+        total = {
+            name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+            for name, p in ctx.trainable().items()
+        }
+        for index in chosen:
+            for batch in ctx.batches([examples[index]], batch_size=1):
+                targets = ctx.model.sample_targets(batch, rng) if self.fisher == "true" else None
+                grads = ctx.grads(ctx.model.token_logprobs(batch, targets).sum())
+                for name, grad in grads.items():
+                    total[name] += grad.to(total[name].dtype) ** 2
+        scale = float(len(chosen))
+        if self.scaled:
+            scale = float(_total([t.sum() for t in total.values()])) / sum(t.numel() for t in total.values())
+        return {name: t / max(scale, torch.finfo(torch.float32).tiny) for name, t in total.items()}
+
+
+def _added(memory: Memory, new: Mapping[str, Tensor], here: Mapping[str, Tensor], scaled: bool) -> Memory:
+    """The sum of two quadratics as one: sum F (x - a)^2 = (F1 + F2) (x - c)^2 + F1 F2 / (F1 + F2) (a1 - a2)^2."""
+    fisher, anchor, rest = dict(memory["fisher"]), dict(memory["anchor"]), 0.0
+    for name, f in new.items():
+        old, place = fisher.get(name, torch.zeros_like(f)), anchor.get(name, here[name])
+        both = old + f
+        share = torch.where(both > 0, f / both.clamp_min(torch.finfo(f.dtype).tiny), 0.0)
+        rest += float((old * share * (place - here[name]) ** 2).sum())
+        fisher[name], anchor[name] = both, place + share * (here[name] - place)
+    size = sum(f.numel() for f in fisher.values()) if scaled else 1
+    return {"fisher": fisher, "anchor": anchor, "constant": memory["constant"] + rest / size}
+
+
+def _square_drift(parameter: Tensor, anchor: Tensor, weight: Tensor | None = None) -> Tensor:
+    drift = (parameter.to(anchor.dtype) - anchor.to(parameter.device)) ** 2
+    return drift.sum() if weight is None else (weight.to(parameter.device) * drift).sum()
+
+
+def _copies(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for name, p in parameters.items()
+    }
+
+
+def _total(terms: list[Tensor]) -> Tensor:
+    return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def _require_positive(method: Method, strength: float) -> None:
+    if strength < 0:
+        raise ConfigError(f"{method}: strength is 0 or more.")

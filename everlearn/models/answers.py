@@ -1,0 +1,110 @@
+"""What a model answers to test examples: it generates, chooses among candidates, or predicts each token of a text."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from everlearn.data.packing import Row, collate, split_by_tokens, windows
+from everlearn.models.generate import generate
+from everlearn.models.language_model import LanguageModel
+from everlearn.types import Batch, Encoded, Example, Progress, Question, Reply, Silent
+
+TOKENS = 4096
+"""Tokens in one forward pass when nothing else is said."""
+
+
+def answer(
+    model: LanguageModel,
+    question: Question,
+    examples: Sequence[Example],
+    candidates: Sequence[str] = (),
+    tokens: int = TOKENS,
+    progress: Progress | None = None,
+) -> list[Reply]:
+    """One reply for each example, in order.
+
+    Args:
+        model: who is asked.
+        question: "generate", "choose" or "predict"; see `everlearn.types.Metric`.
+        examples: the last turn of each is the right answer; it is never shown where the model generates.
+        candidates: what "choose" offers where an example does not bring its own choices.
+        tokens: most tokens in one forward pass. It may change a reply by rounding alone.
+        progress: told after each forward pass.
+    """
+    watch = progress or Silent()
+    if question == "generate":
+        return generate_answers(model, examples, tokens, watch)
+    if question == "choose":
+        return choose(model, examples, candidates, tokens, watch)
+    return predict(model, examples, tokens, watch)
+
+
+def generate_answers(model: LanguageModel, examples: Sequence[Example], tokens: int, watch: Progress) -> list[Reply]:
+    """Greedy decoding up to a little beyond the right answer's length.
+
+    The right answer only serves to verify in one forward pass what greedy decoding would produce; see `generate`.
+    """
+    prompts = [model.encode_prompt(e.prompt) for e in examples]
+    targets = [model.encode_choice(e.prompt, e.response)[1] for e in examples]
+    limit = max((len(t) for t in targets), default=0) + 8
+    texts = generate(model.module, model.tokenizer, prompts, limit, tokens, hints=targets, progress=watch)
+    return [Reply(text=t) for t in texts]
+
+
+def choose(
+    model: LanguageModel, examples: Sequence[Example], candidates: Sequence[str], tokens: int, watch: Progress
+) -> list[Reply]:
+    """The candidate with the highest total log-probability, end of turn included; the first among equals.
+
+    All candidates of an example share one pass over its prompt where the model can pack documents.
+    """
+    offered = [e.choices or tuple(candidates) for e in examples]
+    units = [u for i, e in enumerate(examples) for u in _branches(model, i, e, offered[i])]
+    totals: list[dict[int, float]] = [{} for _ in examples]
+    for group, batch in _passes([row for _, _, row in units], tokens, model.packs, watch):
+        logprobs, at = model.token_scores(batch)[0].double(), 0
+        for i, first, row in (units[g] for g in group):
+            sizes = [sum(d.supervised) for d in row.documents if any(d.supervised)]
+            for number, size in enumerate(sizes, start=first):
+                totals[i][number] = float(logprobs[at : at + size].sum())
+                at += size
+    return [Reply(text=o[max(range(len(o)), key=t.__getitem__)]) for o, t in zip(offered, totals, strict=True)]
+
+
+def predict(model: LanguageModel, examples: Sequence[Example], tokens: int, watch: Progress) -> list[Reply]:
+    """Mean loss, and the fraction of target tokens whose most probable prediction is right, under teacher forcing."""
+    pieces = [(i, w) for i, e in enumerate(examples) for w in windows(model.encode(e), tokens // 2)]
+    loss, right, count = ([0.0] * len(examples) for _ in range(3))
+    rows = [Row((w,)) for _, w in pieces]
+    for group, batch in _passes(rows, tokens, False, watch):
+        scores, hits = model.token_scores(batch)
+        sizes = batch.supervised.sum(1).tolist()
+        for row, s, h in zip(group, torch.split(scores, sizes), torch.split(hits, sizes), strict=True):
+            i = pieces[row][0]
+            loss[i], right[i], count[i] = loss[i] - float(s.sum()), right[i] + float(h.sum()), count[i] + len(s)
+    return [Reply(loss=a / max(n, 1), right=b / max(n, 1)) for a, b, n in zip(loss, right, count, strict=True)]
+
+
+def _passes(rows: Sequence[Row], tokens: int, shared: bool, watch: Progress) -> Iterator[tuple[list[int], Batch]]:
+    """Forward passes over rows: the rows' indices and their batch."""
+    done = 0
+    for group in split_by_tokens(rows, tokens):
+        yield group, collate([rows[i] for i in group], shared)
+        done += len(group)
+        watch.update("scoring", done, len(rows))
+
+
+def _branches(model: LanguageModel, index: int, example: Example, offer: Sequence[str]) -> list[tuple[int, int, Row]]:
+    """Rows to score an example's candidates, each with the example's index and the number of its first candidate.
+
+    Packed, the prompt but its last token comes first and each candidate follows behind that token, so that scores
+    equal those of separate rows.
+    """
+    pairs = [model.encode_choice(example.prompt, candidate) for candidate in offer]
+    prompt, answers = pairs[0][0], [answer for _, answer in pairs]
+    if not model.packs:
+        whole = [Encoded(prompt + a, (False,) * len(prompt) + (True,) * len(a)) for a in answers]
+        return [(index, number, Row((w,))) for number, w in enumerate(whole)]
+    documents = [Encoded(prompt[:-1], (False,) * (len(prompt) - 1))]
+    documents += [Encoded((prompt[-1], *a), (False,) + (True,) * len(a)) for a in answers]
+    return [(index, 0, Row(tuple(documents)))]

@@ -1,0 +1,224 @@
+"""A causal language model with its tokenizer, asked in tokens and examples.
+
+It knows nothing of methods, objectives or streams. Whatever architecture it holds, two short cuts are checked once on
+a probe before they are trusted: whether the output embedding applied to the last hidden state gives the model's own
+logits (or it scales, caps or changes them on the way), and whether documents packed in one row under a block mask
+get the logits that they get alone (or the model mixes tokens otherwise than by attention).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from everlearn.data.render import render, render_choice, render_prompt
+from everlearn.errors import ModelError
+from everlearn.models.load import Tokenizer, identity, load
+from everlearn.models.logprobs import head_logprobs, head_scores
+from everlearn.types import Batch, Encoded, Example, Message
+
+
+class LanguageModel:
+    """The live model: the one mutable thing that the fold carries along.
+
+    Args:
+        module: a Hugging Face causal language model.
+        tokenizer: its tokenizer, padding on the right.
+        name: where it came from: a hub name, a directory, a GGUF file, or "embedded".
+    """
+
+    def __init__(self, module: nn.Module, tokenizer: Tokenizer, name: str) -> None:
+        self.module = module
+        self.tokenizer = tokenizer
+        self.name = name
+
+    @classmethod
+    def open(cls, name: str = "embedded", dtype: str | None = None, device: str | None = None) -> "LanguageModel":
+        """Load a model by hub name, directory, GGUF file, or "embedded".
+
+        Raises:
+            ModelError: if it cannot be had; the message says what to do.
+        """
+        module, tokenizer = load(name, dtype, device)
+        return cls(module.eval(), tokenizer, name)
+
+    @property
+    def identity(self) -> str:
+        """A stable name for the base weights, whatever the path they were read from."""
+        return identity(self.name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding lies."""
+        return self._embedding.weight.device
+
+    def encode(self, example: Example) -> Encoded:
+        """The example's tokens; targets are the assistant's turns, or all of a document but its first token."""
+        return render(self.tokenizer, example)
+
+    def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Tokens up to where the assistant begins to answer."""
+        return render_prompt(self.tokenizer, messages)
+
+    def encode_choice(self, prompt: Sequence[Message], candidate: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tokens of a prompt, and of one answer to it with its end of turn."""
+        return render_choice(self.tokenizer, prompt, candidate)
+
+    def trainable(self) -> dict[str, Tensor]:
+        """The parameters that learn, by name."""
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def parameters(self) -> dict[str, Tensor]:
+        """All parameters, by name."""
+        return dict(self.module.named_parameters())
+
+    def assign(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy values into parameters, cast to each parameter's dtype and device.
+
+        Raises:
+            ModelError: if a name or a shape does not fit this model.
+        """
+        mine = self.parameters()
+        for name, value in weights.items():
+            if name not in mine or mine[name].shape != value.shape:
+                found = f"has shape {tuple(mine[name].shape)}" if name in mine else "is not there"
+                raise ModelError(
+                    f"weights for {name} of shape {tuple(value.shape)} do not fit {self.name}, where it {found}. "
+                    "They belong to another model or another method; use those they were made with."
+                )
+            with torch.no_grad():
+                mine[name].copy_(value)
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """Training mode inside (dropout acts), evaluation mode after."""
+        self.module.train()
+        try:
+            yield
+        finally:
+            self.module.eval()
+
+    def token_logprobs(self, batch: Batch, targets: Tensor | None = None) -> Tensor:
+        """Log-probability in nats of each supervised token in row-major order, (N,), differentiable.
+
+        Args:
+            batch: what the model reads.
+            targets: (N,) other tokens to score at the same places, instead of the batch's own.
+        """
+        before, own = self._asked(batch)
+        targets = own if targets is None else targets
+        if self.splits_head:
+            return head_logprobs(self.hidden(batch)[before], self._head.weight, self._head.bias, targets)
+        logits = self._logits(batch)[before].float()
+        return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+    def sample_targets(self, batch: Batch, rng: torch.Generator) -> Tensor:
+        """A token drawn from the model's own distribution at the place of each supervised token, (N,)."""
+        before, _ = self._asked(batch)
+        with torch.no_grad():
+            hidden = self.hidden(batch)[before] if self.splits_head else None
+            logits = self._logits(batch)[before] if hidden is None else self._head(hidden)
+            return torch.multinomial(logits.float().softmax(-1).cpu(), 1, generator=rng)[:, 0].to(self.device)
+
+    def token_scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """As `token_logprobs`, and whether each token is the most probable one; both (N,), no gradient."""
+        before, targets = self._asked(batch)
+        with torch.inference_mode():
+            if self.splits_head:
+                return head_scores(self.hidden(batch)[before], self._head.weight, self._head.bias, targets)
+            logits = self._logits(batch)[before].float()
+            return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0], logits.argmax(-1) == targets
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Last hidden states, (B, T, D), after the final norm."""
+        inner = self.module.get_submodule(str(self.module.base_model_prefix))
+        return inner(**self._inputs(batch), use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+    @cached_property
+    def splits_head(self) -> bool:
+        """Whether the output embedding on the last hidden state gives exactly the model's logits."""
+        probe = _probe(packed=False, vocabulary=self._embedding.num_embeddings)
+        with self._probing():
+            ours = nn.functional.linear(self.hidden(probe), self._head.weight, self._head.bias)
+            return _close(ours, self._logits(probe))
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether documents packed in one row get the hidden states that they get alone."""
+        vocabulary = self._embedding.num_embeddings
+        packed, alone = _probe(True, vocabulary), _probe(False, vocabulary)
+        with self._probing():
+            together, apart = self.hidden(packed)[0], self.hidden(alone)
+        return _close(together[:4], apart[0, :4]) and _close(together[4:], apart[1, :6])
+
+    @contextmanager
+    def _probing(self) -> Iterator[None]:
+        """Without gradients and dropout, whatever mode the model is in."""
+        learning = self.module.training
+        self.module.eval()
+        with torch.inference_mode():
+            yield
+        self.module.train(learning)
+
+    @property
+    def _embedding(self) -> nn.Embedding:
+        found: nn.Embedding = self.module.get_input_embeddings()  # type: ignore[operator]
+        return found
+
+    @property
+    def _head(self) -> nn.Linear:
+        found: nn.Linear = self.module.get_output_embeddings()  # type: ignore[operator]
+        return found
+
+    def _asked(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Where supervised tokens are predicted, (B, T) bool one to the left of them, and which they are, (N,)."""
+        where = batch.supervised.to(self.device)
+        return torch.roll(where, -1, dims=1), batch.tokens.to(self.device)[where]
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self.module(**self._inputs(batch), use_cache=False).logits  # type: ignore[no-any-return]
+
+    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+        segments = batch.segments.to(self.device)
+        mask = (segments > 0).long()
+        if int(batch.segments.max()) > 1:
+            mask = block_mask(segments, self._embedding.weight.dtype, batch.shared)
+        positions = batch.positions.to(self.device)
+        return {"input_ids": batch.tokens.to(self.device), "attention_mask": mask, "position_ids": positions}
+
+
+def block_mask(segments: Tensor, dtype: torch.dtype, shared: bool = False) -> Tensor:
+    """An additive mask that lets a token see the earlier tokens of its own document, and itself.
+
+    Args:
+        segments: (B, T) document numbers; 0 is padding.
+        dtype: of the mask.
+        shared: whether document 1 is a prompt that all others of its row continue, and see.
+
+    Returns:
+        (B, 1, T, T): 0 where attention is allowed, the dtype's lowest number elsewhere.
+    """
+    rows, columns = segments[:, :, None], segments[:, None, :]
+    seen = (rows == columns) | ((columns == 1) & (rows > 0) if shared else torch.zeros_like(rows == columns))
+    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
+    allowed = (seen & causal)[:, None]
+    return torch.zeros(allowed.shape, dtype=dtype, device=segments.device).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+def _probe(packed: bool, vocabulary: int) -> Batch:
+    tokens = torch.arange(10) * 7 % min(vocabulary, 97)
+    first = torch.arange(10) < 4
+    if packed:
+        segments, positions = torch.where(first, 1, 2), torch.where(first, torch.arange(10), torch.arange(10) - 4)
+        return Batch(tokens[None], positions[None], segments[None], torch.zeros(1, 10, dtype=torch.bool))
+    both = torch.stack([torch.cat([tokens[:4], tokens[:2]]), tokens[4:]])
+    segments = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])
+    return Batch(both, torch.arange(6).expand(2, 6), segments, torch.zeros(2, 6, dtype=torch.bool))
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to the rounding of the dtype: cosine within 1 % in half precision, 1e-4 otherwise."""
+    loose = a.dtype in (torch.bfloat16, torch.float16)
+    return bool((a.float() - b.float()).norm() <= (0.05 if loose else 1e-3) * b.float().norm())

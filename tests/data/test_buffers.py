@@ -1,0 +1,37 @@
+"""Reservoirs are uniform, balanced buffers fair."""
+
+from collections import Counter
+
+import torch
+
+from everlearn.data.buffers import balanced_keep, reservoir_keep
+
+CHI_SQUARE_19_AT_999 = 43.82
+"""Upper 0.1 % point of the chi-square distribution with 19 degrees of freedom."""
+
+
+def test_a_reservoir_keeps_every_example_with_the_same_probability() -> None:
+    counts: Counter[int] = Counter()
+    trials, capacity = 4000, 5
+    for seed in range(trials):
+        rng = torch.Generator().manual_seed(seed)
+        held = [i for _, i in reservoir_keep(0, 0, 8, capacity, rng)]
+        kept = reservoir_keep(len(held), 8, 12, capacity, rng)
+        counts.update(held[i] if old else 8 + i for old, i in kept)
+    expected = trials * capacity / 20
+    statistic = sum((counts[i] - expected) ** 2 / expected for i in range(20))
+    # Without replacement the variance is smaller by 1 - capacity / 20.
+    assert statistic / (1 - capacity / 20) < CHI_SQUARE_19_AT_999
+    assert sum(counts.values()) == trials * capacity
+
+
+def test_a_reservoir_fills_before_it_replaces() -> None:
+    kept = reservoir_keep(2, 2, 3, 10, torch.Generator())
+    assert kept == [(True, 0), (True, 1), (False, 0), (False, 1), (False, 2)]
+
+
+def test_balanced_room_is_shared_and_what_is_left_over_is_used() -> None:
+    rng = torch.Generator().manual_seed(0)
+    kept = balanced_keep(["a"] * 6 + ["b"] * 2, "c", 100, 12, rng)
+    origins = Counter("c" if not old else ("a" if i < 6 else "b") for old, i in kept)
+    assert origins == {"a": 5, "b": 2, "c": 5}

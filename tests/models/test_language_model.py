@@ -1,0 +1,135 @@
+"""The short cuts equal the model's own logits, and are given up where they would not."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from everlearn.data.packing import Row, collate
+from everlearn.errors import ModelError
+from everlearn.models.language_model import LanguageModel, block_mask
+from everlearn.testing.toys import question, toy_folder, toy_model, toy_module, toy_tokenizer
+from everlearn.types import Batch, Example
+
+DOCUMENTS = [Example(text=t) for t in ("the cat sat on the mat.", "a dog", "no, not again")]
+
+
+class Capped(torch.nn.Module):
+    """A toy whose logits are capped behind the head, as some models do."""
+
+    base_model_prefix = "model"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = toy_module()
+        self.model = self.inside.model
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        return self.inside.get_input_embeddings()
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.inside.get_output_embeddings()
+
+    def forward(self, **inputs: torch.Tensor) -> object:
+        out = self.inside(**inputs)
+        out.logits = 0.1 * torch.tanh(out.logits / 0.1)
+        return out
+
+
+class Sums(torch.nn.Module):
+    """A body in which each token sees the sum of all before it in its row, whatever the mask says."""
+
+    def __init__(self, embedding: torch.nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, input_ids: torch.Tensor, **_: torch.Tensor) -> object:
+        return SimpleNamespace(last_hidden_state=self.embedding(input_ids).cumsum(1))
+
+
+class Recurrent(Capped):
+    """A toy that mixes tokens otherwise than by attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Sums(self.inside.get_input_embeddings())
+
+
+def batch(model: LanguageModel, packed: bool) -> Batch:
+    encoded = [model.encode(d) for d in DOCUMENTS]
+    return collate([Row(tuple(encoded))] if packed else [Row((e,)) for e in encoded])
+
+
+def logits_of(model: LanguageModel, example: Example) -> torch.Tensor:
+    tokens = torch.tensor([model.encode(example).tokens])
+    with torch.no_grad():
+        logits: torch.Tensor = model.module(input_ids=tokens).logits[0].float()
+    return logits.log_softmax(-1)[:-1].gather(-1, tokens[0, 1:, None])[:, 0].double()
+
+
+def test_log_probabilities_are_those_of_each_document_alone() -> None:
+    model = toy_model()
+    expected = torch.cat([logits_of(model, d) for d in DOCUMENTS])
+    with torch.no_grad():
+        for packed in (True, False):
+            torch.testing.assert_close(
+                model.token_logprobs(batch(model, packed)).double(), expected, rtol=1e-5, atol=1e-6
+            )
+
+
+def test_a_head_that_caps_its_logits_is_not_split() -> None:
+    model = LanguageModel(Capped(), toy_tokenizer(), "capped")
+    assert toy_model().splits_head
+    assert not model.splits_head
+    expected = torch.cat([logits_of(model, d) for d in DOCUMENTS])
+    with torch.no_grad():
+        found = model.token_logprobs(batch(model, False))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    scores, _ = model.token_scores(batch(model, False))
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_recurrent_model_does_not_pack() -> None:
+    assert toy_model().packs
+    assert not LanguageModel(Recurrent(), toy_tokenizer(), "recurrent").packs
+
+
+def test_a_mask_by_hand() -> None:
+    segments = torch.tensor([[1, 1, 2, 3, 0]])
+    seen = (block_mask(segments, torch.float32) == 0)[0, 0].int().tolist()
+    assert seen == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    shared = (block_mask(segments, torch.float32, shared=True) == 0)[0, 0].int().tolist()
+    assert shared[2:4] == [[1, 1, 1, 0, 0], [1, 1, 0, 1, 0]]
+
+
+def test_sampled_targets_follow_the_models_own_distribution() -> None:
+    model = toy_model()
+    one = collate([Row((model.encode(question("a?", "b")),))] * 600)
+    with torch.no_grad():
+        probabilities = model._logits(one)[0, :-1][one.supervised[0, 1:]].float().softmax(-1)
+    drawn = model.sample_targets(one, torch.Generator().manual_seed(0)).view(600, -1)
+    top = int(probabilities[0].argmax())
+    expected = float(probabilities[0, top])
+    assert (drawn[:, 0] == top).float().mean().item() == pytest.approx(expected, abs=4 * (expected / 600) ** 0.5)
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    model = toy_model()
+    with pytest.raises(ModelError, match="nowhere.*is not there"):
+        model.assign({"nowhere": torch.zeros(1)})
+    with pytest.raises(ModelError, match=r"has shape \(32,\)"):
+        model.assign({"model.norm.weight": torch.zeros(3)})
+
+
+def test_learning_is_a_mode_that_ends() -> None:
+    model = toy_model()
+    with model.learning():
+        assert model.module.training
+    assert not model.module.training
+
+
+def test_a_model_is_opened_by_its_folder(tmp_path: Path) -> None:
+    model = LanguageModel.open(str(toy_folder(tmp_path)), dtype="float32")
+    assert model.identity == LanguageModel.open(str(tmp_path)).identity
+    assert set(model.trainable()) == set(model.parameters())

@@ -1,0 +1,85 @@
+"""Schedules by hand; masters keep what half precision would lose."""
+
+import pytest
+import torch
+
+from everlearn.errors import ConfigError
+from everlearn.models.optim import AdamW, Optimiser, Schedule
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at", "factor"),
+    [
+        (Schedule("cosine", warmup=0.2), 0.1, 0.5),
+        (Schedule("cosine", warmup=0.2), 0.2, 1.0),
+        (Schedule("cosine", warmup=0.2), 0.6, 0.5),
+        (Schedule("cosine", warmup=0.0, floor=0.1), 1.0, 0.1),
+        (Schedule("linear", warmup=0.0), 0.25, 0.75),
+        (Schedule("constant", warmup=0.5), 0.75, 1.0),
+        (Schedule("wsd", warmup=0.1, decay=0.4), 0.5, 1.0),
+        (Schedule("wsd", warmup=0.1, decay=0.4), 0.7, 0.5),
+        (Schedule("wsd", warmup=0.1, decay=0.4), 1.0, 0.0),
+    ],
+)
+def test_the_rate_follows_its_shape(schedule: Schedule, at: float, factor: float) -> None:
+    assert schedule.factor(at) == pytest.approx(factor)
+
+
+def test_a_schedule_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match="warmup is in"):
+        Schedule(warmup=1.0)
+
+
+def test_the_rate_depends_on_how_much_learns_unless_it_is_given() -> None:
+    assert AdamW().rate(5, 100) == 5e-4
+    assert AdamW().rate(100, 100) == 2e-5
+    assert AdamW(learning_rate=0.1).rate(5, 100) == 0.1
+
+
+def test_small_steps_in_half_precision_add_up() -> None:
+    weight = torch.ones(4, dtype=torch.bfloat16, requires_grad=True)
+    optimiser = Optimiser(AdamW(clip=None), {"w": weight}, rate=1e-4)
+    for _ in range(100):
+        optimiser.step({"w": torch.ones(4)}, 1.0)
+        optimiser.publish()
+    assert optimiser.values()["w"].tolist() == pytest.approx([0.99] * 4, abs=1e-4)
+    assert weight.tolist() == pytest.approx([0.99] * 4, abs=4e-3)
+
+
+def test_full_precision_parameters_are_their_own_masters() -> None:
+    weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    optimiser = Optimiser(AdamW(), {"w": weight}, rate=1e-2)
+    assert optimiser.masters["w"] is weight
+
+
+def test_gradients_are_taken_and_cleared() -> None:
+    weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    idle = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    optimiser = Optimiser(AdamW(), {"w": weight, "idle": idle}, rate=1e-2)
+    (3 * weight.sum()).backward()  # type: ignore[no-untyped-call]
+    grads = optimiser.take_grads()
+    assert {n: g.tolist() for n, g in grads.items()} == {"w": [3.0, 3.0], "idle": [0.0]}
+    assert weight.grad is None
+
+
+def test_clipping_scales_the_whole_gradient() -> None:
+    optimiser = Optimiser(AdamW(clip=1.0), {"w": torch.zeros(2, requires_grad=True)}, rate=1e-2)
+    clipped, norm = optimiser.clip({"w": torch.tensor([3.0, 4.0])})
+    assert norm == pytest.approx(5.0)
+    assert clipped["w"].tolist() == pytest.approx([0.6, 0.8])
+    assert optimiser.clip({"w": torch.tensor([0.3, 0.4])})[0]["w"].tolist() == pytest.approx([0.3, 0.4])
+
+
+def test_a_restored_optimiser_takes_the_same_steps() -> None:
+    def one(state: object = None) -> tuple[Optimiser, list[float]]:
+        weight = torch.ones(2, dtype=torch.float64, requires_grad=True)
+        optimiser = Optimiser(AdamW(), {"w": weight}, rate=1e-2)
+        if state:
+            optimiser.load_state(state)
+        optimiser.step({"w": torch.tensor([1.0, -2.0], dtype=torch.float64)}, 0.5)
+        return optimiser, optimiser.values()["w"].tolist()
+
+    first, _ = one()
+    state = first.state()
+    first.step({"w": torch.tensor([1.0, -2.0], dtype=torch.float64)}, 0.5)
+    assert one(state)[1] == first.values()["w"].tolist()

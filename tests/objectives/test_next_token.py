@@ -1,0 +1,80 @@
+"""Next-token loss: independent of padding, packing and accumulation; ignores what is no target."""
+
+import pytest
+import torch
+
+from everlearn.errors import DataError
+from everlearn.objectives.next_token import NextToken
+from everlearn.testing.toys import question, toy_model
+from everlearn.types import Example, Message, Plan, Step
+
+DOCUMENTS = [Example(text=t) for t in ("the cat sat.", "a dog", "on the mat, again and again.", "no")]
+QUESTIONS = [question("after a?", "b"), question("name 3", "three"), question("x", "a long answer")]
+
+
+def total(steps: list[Step]) -> float:
+    model = toy_model()
+    with torch.no_grad():
+        parts = [(float(NextToken().loss(model, b)), b.weight) for step in steps for b in step.batches]
+    return sum(loss * weight for loss, weight in parts) / sum(weight for _, weight in parts)
+
+
+def steps(examples: list[Example], plan: Plan, objective: NextToken | None = None) -> list[Step]:
+    return list((objective or NextToken()).steps(toy_model(), examples, plan))
+
+
+def test_packed_documents_have_the_loss_they_have_alone() -> None:
+    packed, alone = steps(DOCUMENTS, Plan(8, length=64)), steps(DOCUMENTS, Plan(8, length=64), NextToken(packed=False))
+    assert packed[0].batches[0].tokens.shape[0] == 1
+    assert alone[0].batches[0].tokens.shape[0] == 4
+    assert total(packed) == pytest.approx(total(alone), abs=1e-10)
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 4096])
+def test_the_mean_over_tokens_does_not_depend_on_padding_or_passes(tokens: int) -> None:
+    assert total(steps(QUESTIONS, Plan(8, tokens=tokens))) == pytest.approx(total(steps(QUESTIONS, Plan(1))), abs=1e-10)
+
+
+def test_only_the_assistant_is_a_target() -> None:
+    model, example = toy_model(), QUESTIONS[1]
+    (step,) = steps([example], Plan())
+    batch = step.batches[0]
+    targets = model.tokenizer.decode(batch.tokens[batch.supervised])
+    assert targets == "three<|end|>"
+
+
+def test_all_assistant_turns_are_targets() -> None:
+    turns = (("user", "hi"), ("assistant", "ho"), ("user", "he"), ("assistant", "ha"))
+    (step,) = steps([Example(messages=tuple(Message(r, c) for r, c in turns))], Plan())
+    batch = step.batches[0]
+    assert toy_model().tokenizer.decode(batch.tokens[batch.supervised]) == "ho<|end|>ha<|end|>"
+
+
+def test_a_seed_orders_and_none_keeps_the_order() -> None:
+    given, seeded = steps(QUESTIONS, Plan(1)), steps(QUESTIONS, Plan(1, seed=3))
+    assert [s.batches[0].examples[0] for s in given] == QUESTIONS
+    assert sorted(s.batches[0].examples[0].key for s in seeded) == sorted(q.key for q in QUESTIONS)
+    again = steps(QUESTIONS, Plan(1, seed=3))
+    assert [s.batches[0].examples for s in again] == [s.batches[0].examples for s in seeded]
+
+
+def test_a_pass_goes_on_where_it_was_left() -> None:
+    whole, rest = steps(QUESTIONS * 3, Plan(2, seed=1)), steps(QUESTIONS * 3, Plan(2, seed=1, start=2))
+    assert [s.progress for s in rest] == [s.progress for s in whole[2:]]
+    assert [s.batches[0].tokens.tolist() for s in rest] == [s.batches[0].tokens.tolist() for s in whole[2:]]
+
+
+def test_progress_rises_to_one() -> None:
+    seen = [s.progress for s in steps(QUESTIONS * 5, Plan(2, seed=0))]
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    assert seen[0] > 0
+
+
+def test_a_conversation_that_is_too_long_is_named() -> None:
+    with pytest.raises(DataError, match="more than length=5"):
+        steps([question("a long question", "b", "rows.jsonl:7")], Plan(length=5))
+
+
+def test_a_document_of_one_token_teaches_nothing() -> None:
+    assert all(s.weight > 0 for s in steps([Example(text="a"), *DOCUMENTS], Plan(1)))

@@ -1,0 +1,220 @@
+"""Trajectories that must agree, early stopping, and work that is interrupted or goes wrong."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from everlearn.errors import ConfigError, Interrupted, ModelError
+from everlearn.learner import Learner, Watch, learn
+from everlearn.method import Context, Method, Tensors, chain
+from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.testing.toys import toy_model, toy_stream
+from everlearn.types import Batch, Experience, Memory, Model, State
+from everlearn.weights import equal
+
+RECIPE = Recipe(AdamW(learning_rate=1e-2), batch_size=4, length=64, tokens=4096, epochs=4)
+LETTERS = toy_stream().experiences[0]
+
+
+def trajectory(
+    recipe: Recipe, method: Method | None = None, dtype: torch.dtype = torch.float64
+) -> list[dict[str, Any]]:
+    rows: list[Any] = []
+    model = toy_model(dtype=dtype)
+    learner = Learner("toy", method or chain(), recipe)
+    learn(learner, model, learner.start(model), LETTERS, Watch(log=rows.append))
+    return rows
+
+
+def numbers(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    return [(r["loss"], r["norm"]) for r in rows]
+
+
+def flat(rows: list[dict[str, Any]]) -> list[float]:
+    return [x for pair in numbers(rows) for x in pair]
+
+
+def test_a_step_of_one_pass_equals_a_step_of_many() -> None:
+    one, many = trajectory(RECIPE), trajectory(replace(RECIPE, tokens=1))
+    assert len(one) == len(many) == 12
+    assert flat(one) == pytest.approx(flat(many), rel=1e-9)
+
+
+def test_it_learns() -> None:
+    rows = trajectory(replace(RECIPE, epochs=10))
+    assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
+
+
+def test_the_rate_warms_up_and_falls() -> None:
+    rates = [r["rate"] for r in trajectory(RECIPE)]
+    assert rates[0] < rates[1] <= 1e-2
+    assert rates[-1] < rates[-2] < rates[2]
+
+
+def test_a_model_in_half_precision_learns_through_masters() -> None:
+    full, half = trajectory(RECIPE), trajectory(RECIPE, dtype=torch.bfloat16)
+    assert half[-1]["loss"] == pytest.approx(full[-1]["loss"], rel=0.05)
+
+
+@dataclass(frozen=True)
+class Spy(Method):
+    """Keeps what it sees of the last step."""
+
+    def step(self, memory: Memory, grads: Tensors, update: Tensors, ctx: Context) -> Memory:
+        return {"grads": dict(grads), "update": dict(update)}
+
+
+@dataclass(frozen=True)
+class Heavy(Method):
+    """Adds a large penalty."""
+
+    def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor:
+        return 100 * torch.stack([(p**2).sum() for p in ctx.trainable().values()]).sum()
+
+
+def last_seen(method: Method, tokens: int = 4096) -> dict[str, Tensor]:
+    recipe = replace(RECIPE, epochs=1, batch_size=12, tokens=tokens, optimiser=AdamW(1e-2, clip=None))
+    model = toy_model()
+    learner = Learner("toy", method, recipe)
+    state = learn(learner, model, learner.start(model), LETTERS)
+    seen: dict[str, Tensor] = state.memory[0]["grads"]
+    return seen
+
+
+def test_step_sees_the_objectives_gradient_without_penalties() -> None:
+    plain, heavy = last_seen(Spy()), last_seen(chain(Spy(), Heavy()))
+    assert all(torch.equal(plain[n], heavy[n]) for n in plain)
+
+
+def test_penalties_do_not_depend_on_how_a_step_is_cut() -> None:
+    def end(tokens: int) -> State:
+        model = toy_model()
+        learner = Learner("toy", Heavy(), replace(RECIPE, tokens=tokens, epochs=1))
+        return learn(learner, model, learner.start(model), LETTERS)
+
+    one, many = end(4096).weights, end(1).weights
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, many[name], rtol=1e-7, atol=1e-10)
+
+
+@dataclass(frozen=True)
+class Halved(Method):
+    """Halves each proposed update."""
+
+    def update(self, memory: Memory, update: Tensors, ctx: Context) -> Tensors:
+        return {n: u / 2 for n, u in update.items()}
+
+
+@dataclass(frozen=True)
+class Back(Method):
+    """Keeps the middle of old and new weights."""
+
+    def merge(self, memory: Memory, before: Tensors, after: Tensors, ctx: Context) -> Tensors:
+        return {n: (before[n] + after[n]) / 2 for n in after}
+
+
+def one_step(method: Method) -> tuple[Tensors, Tensors]:
+    model = toy_model()
+    before = {n: p.detach().clone() for n, p in model.trainable().items()}
+    learner = Learner("toy", method, replace(RECIPE, epochs=1, batch_size=12))
+    state = learn(learner, model, learner.start(model), LETTERS)
+    assert equal(dict(state.weights), {n: p.detach() for n, p in model.trainable().items()})
+    return before, state.weights
+
+
+@pytest.mark.parametrize("method", [Halved(), Back()], ids=["update", "merge"])
+def test_a_side_that_halves_the_way_ends_half_way(method: Method) -> None:
+    before, plain = one_step(chain())
+    _, half = one_step(method)
+    for name in before:
+        torch.testing.assert_close(half[name], (before[name] + plain[name]) / 2, rtol=1e-9, atol=1e-12)
+
+
+def test_early_stopping_keeps_the_best_weights() -> None:
+    rows: list[Any] = []
+    hot = Recipe(AdamW(0.05), Schedule("constant", warmup=0.0), epochs=30, batch_size=4, patience=2, validations=1)
+    model = toy_model()
+    learner = Learner("toy", chain(), hot)
+    learn(learner, model, learner.start(model), LETTERS, Watch(log=rows.append))
+    losses = [r["validation"] for r in rows if "validation" in r]
+    assert len(losses) < 30
+    assert min(losses) == losses[-3]
+    ctx = Context(model, LETTERS)
+    with torch.no_grad():
+        batches = list(ctx.batches(LETTERS.validation))
+        loss = sum(float(ctx.loss(b)) * b.weight for b in batches) / sum(b.weight for b in batches)
+    assert loss == pytest.approx(min(losses), rel=1e-9)
+
+
+def test_interrupted_work_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    method = chain(Spy(), Halved())
+
+    def start() -> tuple[Learner, Any, State]:
+        learner = Learner("toy", method, RECIPE)
+        model = toy_model()
+        return learner, model, learner.start(model)
+
+    straight = learn(*start(), LETTERS)
+    for stop_after in (1, 5, 11, 12):
+        folder = tmp_path / str(stop_after)
+        asked = iter([False] * (stop_after - 1) + [True])
+        with pytest.raises(Interrupted):
+            learn(*start(), LETTERS, Watch(folder, stop=lambda asked=asked: next(asked)))  # type: ignore[misc]
+        resumed = learn(*start(), LETTERS, Watch(folder))
+        assert equal(dict(straight.weights), dict(resumed.weights))
+
+
+def test_a_checkpoint_of_another_experience_is_not_used(tmp_path: Path) -> None:
+    learner, model = Learner("toy", chain(), RECIPE), toy_model()
+    with pytest.raises(Interrupted):
+        learn(learner, model, learner.start(model), LETTERS, Watch(tmp_path / "c", stop=lambda: True))
+    other = toy_stream().experiences[1]
+    fresh, again = toy_model(), toy_model()
+    expected = learn(learner, fresh, learner.start(fresh), other)
+    found = learn(learner, again, learner.start(again), other, Watch(tmp_path / "c"))
+    assert equal(dict(expected.weights), dict(found.weights))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An objective whose loss is not a number."""
+
+    def steps(self, model: Model, examples: Any, plan: Any) -> Any:
+        return LETTERS.objective.steps(model, examples, plan)
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        return LETTERS.objective.loss(model, batch) * float("nan")
+
+
+def test_a_loss_that_is_not_a_number_stops_and_leaves_the_state() -> None:
+    model, learner = toy_model(), Learner("toy", chain(), RECIPE)
+    state = learner.start(model)
+    broken: Experience = replace(LETTERS, objective=Broken())
+    with pytest.raises(ModelError, match="letters, step 1: loss nan"):
+        learn(learner, model, state, broken)
+    assert state == learner.start(toy_model())
+
+
+@dataclass(frozen=True)
+class Frozen(Method):
+    """Freezes everything."""
+
+    def params(self, memory: Memory, model: Any) -> Any:
+        for p in model.module.parameters():
+            p.requires_grad_(False)
+        return model
+
+
+def test_nothing_to_learn_with_is_said() -> None:
+    model, learner = toy_model(), Learner("toy", Frozen(), RECIPE)
+    with pytest.raises(ModelError, match="no parameter of toy trainable"):
+        learn(learner, model, learner.start(model), LETTERS)
+
+
+def test_a_recipe_without_steps_is_refused() -> None:
+    with pytest.raises(ConfigError, match="epochs"):
+        Recipe(epochs=0)

@@ -1,0 +1,66 @@
+"""The algebra: chaining is associative, flat, and costs nothing where nothing is overridden."""
+
+from dataclasses import dataclass
+
+import torch
+
+from everlearn.method import HOOKS, Chain, Context, Method, chain, overrides
+from everlearn.methods.adapters import LoRA
+from everlearn.methods.anchors import EWC, L2SP
+from everlearn.methods.replay import Replay
+from everlearn.testing.toys import toy_model, toy_stream
+from everlearn.types import Batch, Memory
+
+
+@dataclass(frozen=True)
+class Constant(Method):
+    """Adds a constant to the loss."""
+
+    value: float = 1.0
+
+    def loss(self, memory: Memory, batch: Batch, ctx: Context) -> float:
+        return self.value
+
+
+def context() -> Context:
+    return Context(toy_model(), toy_stream().experiences[0])
+
+
+def test_chaining_is_associative() -> None:
+    a, b, c = LoRA(), Replay(), EWC()
+    assert chain(a, chain(b, c)) == chain(chain(a, b), c) == chain(a, b, c)
+    assert chain(chain(), a) == chain(a)
+
+
+def test_the_empty_chain_overrides_nothing() -> None:
+    assert overrides(chain()) == frozenset()
+    assert overrides(Method()) == frozenset()
+
+
+def test_a_chain_overrides_what_its_members_do() -> None:
+    assert overrides(LoRA()) == {"params"}
+    assert overrides(chain(LoRA(), L2SP())) == {"params", "begin", "loss"}
+    assert overrides(Replay) <= set(HOOKS)
+
+
+def test_loss_terms_are_summed() -> None:
+    method = chain(Constant(1.0), LoRA(), Constant(2.5))
+    ctx = context()
+    batch = next(ctx.batches(ctx.experience.train))
+    assert method.loss(method.init(ctx.model), batch, ctx) == 3.5
+
+
+def test_members_draw_differently_and_each_the_same_again() -> None:
+    ctx = context()
+    first, second = (Context(ctx.model, ctx.experience, place=(i,)) for i in range(2))
+    draws = [torch.rand(1, generator=c.rng()).item() for c in (first, second, first)]
+    assert draws[0] == draws[2] != draws[1]
+
+
+def test_grads_leave_no_trace() -> None:
+    ctx = context()
+    batch = next(ctx.batches(ctx.experience.train))
+    grads = ctx.grads(ctx.loss(batch))
+    assert set(grads) == set(ctx.trainable())
+    assert all(p.grad is None for p in ctx.trainable().values())
+    assert Chain() == chain()
