@@ -1,0 +1,292 @@
+"""Continual learning is a fold: `state = learn(state, experience)`, with each version scored, judged and kept.
+
+The run can be stopped at any moment, by Ctrl-C or by force, and started again with the same call: finished
+experiences are read from the ledger, the unfinished one goes on from its checkpoint, and the matrix is the same.
+"""
+
+import json
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from types import FrameType
+from typing import Any
+
+from everlearn.config import dump, show
+from everlearn.data.rejects import Reject, check_rejects, write_rejects
+from everlearn.data.sequences import select
+from everlearn.errors import DataError, Interrupted
+from everlearn.evaluate import exams, scored
+from everlearn.files import lock
+from everlearn.learner import Learner, Watch, learn
+from everlearn.matrix import Matrix, Row
+from everlearn.metrics.suites import general_suite
+from everlearn.registry.gates import AllOf, Gate
+from everlearn.registry.ledger import Event, Kind
+from everlearn.run_folder import RunFolder, describe_device, describe_stream
+from everlearn.types import Example, Outcome, Progress, Silent, State, Stream
+
+Answers = dict[str, tuple[Outcome, ...]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run needs beside its learner and its stream.
+
+    Args:
+        gate: decides which versions are kept; `AllOf(())` keeps all.
+        suite: items of general ability; None takes the suite that comes with the package, () asks none.
+        checkpoint_every: seconds between checkpoints inside an experience.
+        bad_rows: largest fraction of rows that may be too long before the run refuses to train.
+        rejects: rows that were set aside when the stream was read; they are kept with those that are too long.
+        scores: folder for outcomes, so that runs on one base model can share its row; None takes the run's own.
+        source: how the run was asked for, so that it can be repeated: plain data, kept in run.json.
+    """
+
+    gate: Gate = field(default_factory=lambda: AllOf(()))
+    suite: tuple[Example, ...] | None = None
+    checkpoint_every: float = 60.0
+    bad_rows: float = 0.05
+    rejects: tuple[Reject, ...] = ()
+    scores: Path | None = None
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was made, read from its folder.
+
+    Args:
+        folder: where it lies.
+    """
+
+    folder: Path
+
+    @cached_property
+    def files(self) -> RunFolder:
+        """What lies in the folder."""
+        return RunFolder(self.folder)
+
+    @cached_property
+    def matrix(self) -> Matrix:
+        """R with intervals, as far as it was measured."""
+        return self.files.read_matrix()
+
+    @property
+    def events(self) -> list[Event]:
+        """What happened to the versions."""
+        return self.files.events()
+
+
+def run(
+    learner: Learner,
+    stream: Stream,
+    out: str | Path,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Learn a stream, experience by experience; score, judge and keep each version.
+
+    Args:
+        learner: how to learn.
+        stream: what to learn.
+        out: the run's folder; a run that was stopped there goes on.
+        settings: gate, general suite, checkpoints.
+        progress: who wants to know how far it is.
+
+    Raises:
+        ConfigError: if `out` holds another run.
+        DataError: if too many rows had to be set aside.
+        Interrupted: after Ctrl-C; the same call goes on.
+        RegistryError: if another process works in `out`.
+    """
+    folder = RunFolder(Path(out))
+    busy = f"{out}: another process is at work there; wait for it, or choose another folder."
+    with lock(folder.root / ".lock", 0, busy), _stoppable() as stop:
+        work = _Work(learner, stream, folder, settings or Settings(), progress or Silent(), stop)
+        work.start()
+        for experience in work.stream.experiences[work.done :]:
+            candidate = learn(work.learner, work.model, work.state, experience, work.watch)
+            work.judge(candidate)
+    return Run(folder.root)
+
+
+class _Work:
+    """A run under way: the mutable inside of `run`."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        stream: Stream,
+        folder: RunFolder,
+        settings: Settings,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> None:
+        recipe = replace(learner.recipe, epochs=1) if stream.online else learner.recipe
+        self.learner, self.folder, self.settings = replace(learner, recipe=recipe), folder, settings
+        self.progress, self.stop, self.stream = progress, stop, stream
+        self.watch = Watch(folder.checkpoint, settings.checkpoint_every, progress, folder.log, stop.is_set)
+        self.suite = general_suite() if settings.suite is None else settings.suite
+        self.rows: list[Answers] = []
+        self.done = 0
+
+    def start(self) -> None:
+        """Load the model, set bad rows aside, and go to where the run was stopped."""
+        self.progress.update(f"loading {self.learner.model}", 0, 1)
+        self.model = self.learner.open()
+        self.folder.describe(self._asked(), self.model.identity, describe_device(self.model))
+        self.progress.update(f"loading {self.learner.model}", 1, 1)
+        self.stream = self._fitting()
+        self.exams = exams(self.stream, self.suite)
+        self.state = self.learner.start(self.model)
+        base = self.version = self._keep(self.state, None)
+        events = self.folder.events()
+        self.rows.append(self._answers(self.model.identity))
+        self.repeat = self._answers(self.model.identity, again=True)
+        if not events:
+            self.folder.ledger.append("commit", base, None, "", self._means(), "the untouched base model")
+        for event in events[1:]:
+            self._repeat(event)
+        if self.version != base:
+            self.state = self.folder.versions.get(self.version)
+            self.learner.restore(self.model, self.state)
+        self._publish()
+
+    def judge(self, candidate: State) -> None:
+        """Score a candidate and let the gate decide whether it is kept."""
+        version = self._keep(candidate, self.version)
+        self.rows.append(self._answers(version))
+        verdict = self.settings.gate.judge(self._matrix(), len(self.rows) - 1)
+        kind: Kind = "commit" if verdict.accept else "reject"
+        experience = self.stream.names[self.done]
+        self.folder.ledger.append(kind, version, self.version, experience, self._means(), verdict.reason)
+        self.folder.forget_checkpoint()
+        self.done += 1
+        if verdict.accept:
+            self.version, self.state = version, candidate
+        else:
+            self.rows[-1] = self.rows[-2]
+            self.model = self.learner.restore(self.learner.open(), self.state)
+        self._publish()
+
+    def _repeat(self, event: Event) -> None:
+        """What an earlier start of this run has already done."""
+        if event.kind in ("commit", "reject"):
+            self.done += 1
+            self.rows.append(self._answers(event.version) if event.kind == "commit" else self.rows[-1])
+        if event.kind != "reject":
+            self.version = event.version
+
+    def _keep(self, state: State, parent: str | None) -> str:
+        about = {"model": self.learner.model, "identity": self.model.identity, "method": show(self.learner.method)}
+        return self.folder.versions.put(state, parent, about)
+
+    def _answers(self, version: str, again: bool = False) -> Answers:
+        """A version's outcomes by exam; the live model is asked what is not yet known."""
+        answers: Answers = {}
+        folder = self.settings.scores or self.folder.scores
+        for exam in self.exams:
+            if self.stop.is_set():
+                raise Interrupted(f"stopped while scoring {version}.")
+            watch = _Named(self.progress, f"scoring {exam.name}" + (" again" if again else ""))
+            answers[exam.name] = scored(self.model, version, exam.again() if again else exam, folder, watch)
+        return answers
+
+    def _matrix(self) -> Matrix:
+        rows = [self._part(answers, False) for answers in self.rows]
+        general = [self._part(answers, True) for answers in self.rows] if self.suite else []
+        matrix = Matrix.from_outcomes(self.stream.names, rows, general)
+        repeat = Row.from_outcomes(self.stream.names, self._part(self.repeat, False))
+        if matrix.general is not None:
+            again = Row.from_outcomes(matrix.general.names, self._part(self.repeat, True))
+            matrix = replace(matrix, general=replace(matrix.general, repeat=again))
+        return replace(matrix, repeat=repeat)
+
+    def _part(self, answers: Answers, general: bool) -> Answers:
+        return {exam.name: answers[exam.name] for exam in self.exams if exam.general == general}
+
+    def _means(self) -> dict[str, float]:
+        return {name: fmean(o.score for o in outcomes) for name, outcomes in self.rows[-1].items()}
+
+    def _publish(self) -> None:
+        self.folder.write_matrix(self._matrix())
+        self.progress.update("experiences", self.done, len(self.stream))
+
+    def _asked(self) -> dict[str, Any]:
+        asked = {"learner": dump(self.learner), "stream": describe_stream(self.stream)}
+        return asked | {
+            "gate": dump(self.settings.gate),
+            "suite": [item.key for item in self.suite],
+            "source": dict(self.settings.source),
+        }
+
+    def _fitting(self) -> Stream:
+        """The stream without conversations longer than the recipe's length; what is left out is kept in a file.
+
+        Raises:
+            DataError: if more rows would be left out than the settings allow.
+        """
+        found: list[Reject] = []
+        parts, total = [], 0
+        for number, experience in enumerate(self.stream):
+            self.progress.update("reading the stream", number, len(self.stream), experience.name)
+            train = self._shorter(experience.train, found)
+            parts.append(replace(experience, train=train, validation=self._shorter(experience.validation, found)))
+            total += len(experience.train) + len(experience.validation)
+        if found or self.settings.rejects:
+            write_rejects(self.folder.root / "rejected.jsonl", [*self.settings.rejects, *found])
+        check_rejects(found, total, self.settings.bad_rows)
+        empty = [e.name for e in parts if not len(e.train) or not len(e.test)]
+        if empty:
+            raise DataError(f"no training or no test rows are left in {empty}; see {self.folder.root}/rejected.jsonl.")
+        self.progress.update("reading the stream", len(parts), len(parts))
+        return replace(self.stream, experiences=tuple(parts))
+
+    def _shorter(self, examples: Sequence[Example], found: list[Reject]) -> Sequence[Example]:
+        """The examples that fit; the others are added to `found`."""
+        length, before = self.learner.recipe.length, len(found)
+        kept = []
+        for number, example in enumerate(examples):
+            size = 0 if example.text else len(self.model.encode(example).tokens)
+            if size <= length:
+                kept.append(number)
+                continue
+            row = json.dumps(example.row(), ensure_ascii=False)[:200]
+            found.append(Reject(example.source, f"{size} tokens, more than length={length}", row))
+        return examples if len(found) == before else select(examples, kept)
+
+
+class _Named:
+    """Progress under another name."""
+
+    def __init__(self, progress: Progress, stage: str) -> None:
+        self._progress, self._stage = progress, stage
+
+    def update(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Pass on."""
+        self._progress.update(self._stage, done, total, note)
+
+
+@contextmanager
+def _stoppable() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; a second one interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    old = signal.getsignal(signal.SIGINT)
+
+    def request(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, old)
+
+    signal.signal(signal.SIGINT, request)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, old)

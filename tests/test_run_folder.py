@@ -1,0 +1,56 @@
+"""A run's folder knows what was asked, and says so when there is nothing in it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from everlearn.errors import ConfigError, RegistryError
+from everlearn.run_folder import RunFolder, describe_stream, environment, fingerprint
+from everlearn.testing.toys import question, toy_stream
+
+
+def test_an_empty_folder_says_that_it_holds_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="holds no run"):
+        RunFolder(tmp_path).read_matrix()
+    RunFolder(tmp_path).describe({"learner": 1}, "identity", "cpu")
+    with pytest.raises(RegistryError, match="no version was scored yet"):
+        RunFolder(tmp_path).read_matrix()
+
+
+def test_a_second_start_has_to_ask_for_the_same(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.describe({"learner": {"seed": 0}, "source": "a"}, "identity", "cpu")
+    folder.describe({"learner": {"seed": 0}, "source": "b"}, "identity", "cpu")
+    assert folder.asked()["source"] == "a"
+    with pytest.raises(ConfigError, match="another learner"):
+        folder.describe({"learner": {"seed": 1}}, "identity", "cpu")
+
+
+def test_of_a_step_done_again_the_last_row_counts(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.metrics() == []
+    for loss in (1.0, 2.0):
+        folder.log({"experience": "a", "step": 1, "loss": loss})
+    folder.log({"experience": "a", "step": 1, "validation": 3.0})
+    assert [r.get("loss") for r in folder.metrics()] == [2.0, None]
+
+
+def test_a_fingerprint_tells_experiences_apart() -> None:
+    experience = toy_stream().experiences[0]
+    others = [
+        replace(experience, test=experience.test[:-1]),
+        replace(experience, train=[*experience.train, question("new", "row")]),
+        replace(experience, train=[question("new", "row"), *experience.train[1:]]),
+        replace(experience, candidates=("a",)),
+        replace(experience, metric=toy_stream().experiences[1].metric),
+    ]
+    prints = [str(fingerprint(e)) for e in (experience, *others)]
+    assert len(set(prints)) == len(prints)
+    assert describe_stream(toy_stream()) == describe_stream(toy_stream())
+
+
+def test_the_environment_names_versions_and_device() -> None:
+    found = environment("identity", "cpu float32")
+    assert found["packages"]["torch"]
+    assert found["device"] == "cpu float32"
