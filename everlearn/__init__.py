@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from everlearn.data.streams import shuffled as shuffled
     from everlearn.data.streams import split_by_class as split_by_class
     from everlearn.data.streams import task_incremental as task_incremental
+    from everlearn.examples import Example as Example
+    from everlearn.examples import Message as Message
     from everlearn.fold import Run as Run
     from everlearn.fold import Settings as Settings
     from everlearn.fold import run as run
@@ -57,9 +59,7 @@ if TYPE_CHECKING:
     from everlearn.registry.gates import AllOf as AllOf
     from everlearn.registry.gates import Learn as Learn
     from everlearn.registry.gates import Retain as Retain
-    from everlearn.types import Example as Example
     from everlearn.types import Experience as Experience
-    from everlearn.types import Message as Message
     from everlearn.types import State as State
     from everlearn.types import Stream as Stream
 
@@ -71,7 +71,7 @@ _HOME = {
     "EWC": "everlearn.methods.anchors",
     "EditSimilarity": "everlearn.metrics.overlap",
     "ExactMatch": "everlearn.metrics.text",
-    "Example": "everlearn.types",
+    "Example": "everlearn.examples",
     "Experience": "everlearn.types",
     "L2SP": "everlearn.methods.anchors",
     "LanguageModel": "everlearn.models.language_model",
@@ -79,7 +79,7 @@ _HOME = {
     "Learner": "everlearn.learner",
     "LoRA": "everlearn.methods.adapters",
     "Matrix": "everlearn.matrix",
-    "Message": "everlearn.types",
+    "Message": "everlearn.examples",
     "Method": "everlearn.method",
     "NextToken": "everlearn.objectives.next_token",
     "NumericMatch": "everlearn.metrics.text",

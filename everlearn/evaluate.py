@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from everlearn.config import dump
+from everlearn.examples import Example
 from everlearn.files import read_json, write_json
 from everlearn.metrics.likelihood import Choice
 from everlearn.models.answers import TOKENS, answer
 from everlearn.models.language_model import LanguageModel
-from everlearn.types import Example, Metric, Outcome, Progress, Stream
+from everlearn.types import Metric, Outcome, Progress, Stream
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from everlearn.data.rejects import Reject, check_rejects, write_rejects
 from everlearn.data.sequences import select
 from everlearn.errors import DataError, Interrupted
 from everlearn.evaluate import exams, scored
+from everlearn.examples import Example
 from everlearn.files import lock
 from everlearn.learner import Learner, Watch, learn
 from everlearn.matrix import Matrix, Row
@@ -28,7 +29,7 @@ from everlearn.metrics.suites import general_suite
 from everlearn.registry.gates import AllOf, Gate
 from everlearn.registry.ledger import Event, Kind
 from everlearn.run_folder import RunFolder, describe_device, describe_stream
-from everlearn.types import Example, Outcome, Progress, Silent, State, Stream
+from everlearn.types import Outcome, Progress, Silent, State, Stream
 
 Answers = dict[str, tuple[Outcome, ...]]
 

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from everlearn.errors import Interrupted, ModelError
+from everlearn.examples import Plan, Step
 from everlearn.files import atomic_folder, find_folder, read_json, write_json
 from everlearn.method import Chain, Context, Method, chain, overrides
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import Optimiser, Recipe
 from everlearn.randomness import seed_of
-from everlearn.types import Experience, Plan, Progress, Silent, State, Step
+from everlearn.types import Experience, Progress, Silent, State
 from everlearn.weights import load_tensors, pack, save_tensors, unpack
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from everlearn.examples import Batch, Example, Plan
 from everlearn.models.language_model import LanguageModel
 from everlearn.randomness import generator
-from everlearn.types import Batch, Example, Experience, Memory, Plan
+from everlearn.types import Experience, Memory
 
 Tensors = Mapping[str, Tensor]
 

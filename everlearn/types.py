@@ -3,175 +3,20 @@
 Dimensions, here and everywhere: B rows of a batch, T tokens of a row, N supervised tokens of a batch, V vocabulary.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from everlearn.errors import ConfigError, DataError
+from everlearn.errors import ConfigError
+from everlearn.examples import Batch, Encoded, Example, Plan, Step
 
 Memory = Any
 """What a method keeps: plain data (None, bool, int, float, str, tensors, and lists, tuples and dicts of these)."""
 
-Signal = Literal["documents", "demonstrations"]
 Scenario = Literal["task", "domain", "class"]
 Question = Literal["generate", "choose", "predict"]
-Role = Literal["system", "user", "assistant"]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True)
-class Example:
-    """One thing to learn from or to be tested on: a document, or a conversation that ends with the assistant.
-
-    Args:
-        text: a raw document; every token is a target. Empty for a conversation.
-        messages: the turns; the assistant's are targets. Empty for a document.
-        choices: the candidate answers, where the example brings its own; the last turn is the right one.
-        metadata: plain JSON data that the example's metric needs (a task's own scorer, say).
-        source: where it was read, as "file:line", for messages to people.
-        origin: the experience it belongs to.
-    """
-
-    text: str = ""
-    messages: tuple[Message, ...] = ()
-    choices: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    source: str = ""
-    origin: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse an example that is both a document and a conversation, or neither."""
-        if bool(self.text) == bool(self.messages):
-            raise DataError(
-                f"{self.source or 'an example'} has to be either a text or a conversation; give one of them."
-            )
-
-    @property
-    def prompt(self) -> tuple[Message, ...]:
-        """The turns before the last: what the model is given when it is tested."""
-        return self.messages[:-1]
-
-    @property
-    def response(self) -> str:
-        """The content of the last turn: the right answer. Empty for a document."""
-        return self.messages[-1].content if self.messages else ""
-
-    @cached_property
-    def key(self) -> str:
-        """A stable name made of the content alone; the same example has the same key in every run."""
-        content = json.dumps([self.text, [[m.role, m.content] for m in self.messages], list(self.choices)])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-    def row(self) -> dict[str, Any]:
-        """The example as plain data, for a method's memory and for files."""
-        row: dict[str, Any] = {"text": self.text} if self.text else {}
-        if self.messages:
-            row["messages"] = [{"role": m.role, "content": m.content} for m in self.messages]
-        if self.choices:
-            row["choices"] = list(self.choices)
-        if self.metadata:
-            row["metadata"] = dict(self.metadata)
-        return row | {"source": self.source, "origin": self.origin}
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Example":
-        """The inverse of `row`."""
-        return cls(
-            text=row.get("text", ""),
-            messages=tuple(Message(m["role"], m["content"]) for m in row.get("messages", ())),
-            choices=tuple(row.get("choices", ())),
-            metadata=row.get("metadata", {}),
-            source=row.get("source", ""),
-            origin=row.get("origin", ""),
-        )
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An example in tokens.
-
-    Args:
-        tokens: token ids.
-        supervised: for each token, whether it is a target (predicted from the tokens before it).
-    """
-
-    tokens: tuple[int, ...]
-    supervised: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows of tokens for one forward pass, padded on the right; a row may hold several documents.
-
-    Args:
-        tokens: (B, T) int64 token ids.
-        positions: (B, T) int64 position of each token inside its own document.
-        segments: (B, T) int64 number of the document inside its row, from 1; 0 is padding.
-        supervised: (B, T) bool, the targets. The first token of a document is never one.
-        examples: the examples in it, for methods that ask.
-        shared: whether document 1 of each row is a prompt that the row's other documents continue, and see.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    segments: Tensor
-    supervised: Tensor
-    examples: tuple[Example, ...] = ()
-    shared: bool = False
-
-    @cached_property
-    def weight(self) -> int:
-        """Number of supervised tokens, N: the weight of this batch's mean loss inside its optimiser step."""
-        return int(self.supervised.sum())
-
-
-@dataclass(frozen=True)
-class Step:
-    """The batches of one optimiser step.
-
-    Args:
-        batches: one for each forward pass; their losses are averaged by weight.
-        progress: the fraction of this pass over the examples that is done after the step, in (0, 1].
-    """
-
-    batches: tuple[Batch, ...]
-    progress: float
-
-    @property
-    def weight(self) -> int:
-        """Number of supervised tokens in the whole step."""
-        return sum(batch.weight for batch in self.batches)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one pass over the examples is cut into optimiser steps.
-
-    Args:
-        batch_size: rows in an optimiser step.
-        tokens: most tokens, padding counted, in one forward pass.
-        length: longest row, in tokens.
-        seed: decides the order; None keeps the given order.
-        start: number of steps to leave out at the beginning, when a pass is resumed.
-    """
-
-    batch_size: int = 16
-    tokens: int = 2048
-    length: int = 512
-    seed: int | None = None
-    start: int = 0
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 GROUPS = tuple(  # imports point down: a module imports from its own line and from those above it
     line.split()
     for line in """
-    types errors
+    errors examples types
     names arguments config files weights randomness matrix statistics definitions measures sampling comparison
     data models
     method objectives metrics

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
+from everlearn.examples import Batch
 from everlearn.method import HOOKS, Chain, Context, Method, chain, overrides
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.anchors import EWC, L2SP
 from everlearn.methods.replay import Replay
 from everlearn.testing.toys import toy_model, toy_stream
-from everlearn.types import Batch, Memory
+from everlearn.types import Memory
 
 
 @dataclass(frozen=True)

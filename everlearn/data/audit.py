@@ -8,7 +8,8 @@ from everlearn.data.checks import check_alone, leaks
 from everlearn.data.findings import Audit, Finding, Limits, Severity
 from everlearn.data.looks import Look, look
 from everlearn.errors import ConfigError
-from everlearn.types import Example, Stream
+from everlearn.examples import Example
+from everlearn.types import Stream
 
 Count = Callable[[Example], int]
 

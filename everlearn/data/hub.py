@@ -15,7 +15,7 @@ from everlearn.data.scan import SHOWN, Raw
 from everlearn.data.sequences import View
 from everlearn.data.sources import collect, example_of
 from everlearn.errors import ConfigError, DataError
-from everlearn.types import Example
+from everlearn.examples import Example
 
 
 def read_parquet(path: Path, layout: str | Mapping[str, str]) -> Rows:

@@ -9,8 +9,8 @@ from typing import Any
 
 from everlearn.data.scan import encodable
 from everlearn.errors import ConfigError, DataError
+from everlearn.examples import Example, Message
 from everlearn.files import read_json
-from everlearn.types import Example, Message
 
 Row = Mapping[str, Any]
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from everlearn.data.overlap import Index, Sketch, sketch, words
+from everlearn.examples import Example
 from everlearn.randomness import permutation
-from everlearn.types import Example, Experience
+from everlearn.types import Experience
 
 PARTS = ("train", "validation", "test")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from everlearn.types import Batch, Encoded, Example
+from everlearn.examples import Batch, Encoded, Example
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _row(pieces: Sequence[tuple[Encoded, Example]]) -> Row:
 
 
 def split_by_tokens(rows: Sequence[Row], tokens: int) -> list[list[int]]:
-    """Indices of rows in groups, longest rows first, that hold at most `tokens` tokens when padded; one row at least."""
+    """Indices of rows in groups of at most `tokens` tokens when padded, longest rows first; one row at least."""
     groups: list[list[int]] = []
     for index in sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True):
         if groups and len(rows[groups[-1][0]]) * (len(groups[-1]) + 1) <= tokens:

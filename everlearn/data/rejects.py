@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from everlearn.errors import DataError
+from everlearn.examples import Example
 from everlearn.files import write_atomic
-from everlearn.types import Example
 
 NAMED = 3  # rejects that an error message quotes
 

@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from everlearn.errors import DataError, ModelError
-from everlearn.types import Encoded, Example, Message
+from everlearn.examples import Encoded, Example, Message
 
 PRIVATE = 0xF0000
 """First of the code points that stand for control look-alikes while the template is rendered (Unicode plane 15)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import overload
 
 from everlearn.errors import DataError
-from everlearn.types import Example
+from everlearn.examples import Example
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from everlearn.data.scan import Raw, csv_rows, json_rows, jsonl_rows, parse_json
 from everlearn.data.sequences import FileExamples, stamp
 from everlearn.data.texts import CHUNK, read_texts
 from everlearn.errors import ConfigError, DataError
-from everlearn.types import Example
+from everlearn.examples import Example
 
 TEXT = (".txt", ".md")
 ROWS: Mapping[str, Callable[[Path], Iterator[Raw]]] = {

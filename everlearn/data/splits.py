@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from everlearn.data.sequences import select
 from everlearn.errors import ConfigError
-from everlearn.types import Example
+from everlearn.examples import Example
 
 LEAST = 10
 """Fewer validation rows than this say too little to stop or to choose by."""

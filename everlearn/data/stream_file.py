@@ -26,7 +26,8 @@ from everlearn.data.streams import (
     task_incremental,
 )
 from everlearn.errors import ConfigError, DataError
-from everlearn.types import Example, Experience, Metric, Stream
+from everlearn.examples import Example
+from everlearn.types import Experience, Metric, Stream
 
 REASONING_GYM = "everlearn.metrics.text:ReasoningGym"
 SCENARIOS = {"task": task_incremental, "domain": domain_incremental, "class": class_incremental}

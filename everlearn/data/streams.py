@@ -17,8 +17,9 @@ from everlearn.config import parse
 from everlearn.data.sequences import Joined, select, with_origin
 from everlearn.data.splits import split_validation
 from everlearn.errors import ConfigError, DataError
+from everlearn.examples import Example
 from everlearn.randomness import generator, permutation
-from everlearn.types import Example, Experience, Metric, Objective, Scenario, Stream
+from everlearn.types import Experience, Metric, Objective, Scenario, Stream
 
 NEXT_TOKEN = "everlearn.objectives.next_token:NextToken"
 TOKEN_ACCURACY = "everlearn.metrics.likelihood:TokenAccuracy"

@@ -10,7 +10,7 @@ import reasoning_gym  # type: ignore[import-untyped, import-not-found, unused-ig
 from reasoning_gym.factory import DATASETS  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
 from everlearn.errors import ConfigError, DataError
-from everlearn.types import Example, Message
+from everlearn.examples import Example, Message
 
 DRAWS = 20
 """Questions drawn for each that is wanted, before a task is said to have too few different ones."""

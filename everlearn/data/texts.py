@@ -8,7 +8,7 @@ from everlearn.data.rejects import Reject, Rows
 from everlearn.data.scan import SHOWN, head
 from everlearn.data.sequences import FileExamples, stamp
 from everlearn.errors import ConfigError
-from everlearn.types import Example
+from everlearn.examples import Example
 
 CHUNK = 2048
 """About how many bytes of a text make one document: a row of some 500 tokens."""

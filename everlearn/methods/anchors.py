@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from everlearn.errors import ConfigError
+from everlearn.examples import Batch
 from everlearn.method import Context, Method
 from everlearn.randomness import permutation
-from everlearn.types import Batch, Memory
+from everlearn.types import Memory
 
 Fisher = Literal["true", "empirical"]
 

@@ -9,9 +9,10 @@ import torch
 from everlearn.data.buffers import balanced_keep, reservoir_keep
 from everlearn.data.sequences import Joined
 from everlearn.errors import ConfigError
+from everlearn.examples import Example
 from everlearn.method import Context, Method
 from everlearn.models.language_model import LanguageModel
-from everlearn.types import Example, Memory
+from everlearn.types import Memory
 
 Selection = Literal["reservoir", "balanced"]
 

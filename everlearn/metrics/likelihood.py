@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 from everlearn.errors import DataError
-from everlearn.types import Example, Question, Reply
+from everlearn.examples import Example
+from everlearn.types import Question, Reply
 
 
 def _measured(value: float | None, example: Example, metric: str, part: str) -> float:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from everlearn.errors import DataError
-from everlearn.types import Example, Question, Reply
+from everlearn.examples import Example
+from everlearn.types import Question, Reply
 
 LITERAL = re.compile(r"<(?:STR|NUM|CHAR)_LIT(?::(.*?))?>", re.DOTALL)
 

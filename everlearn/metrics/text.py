@@ -10,7 +10,8 @@ from pkgutil import resolve_name
 from typing import Any, Literal
 
 from everlearn.errors import ConfigError, DataError
-from everlearn.types import Example, Question, Reply
+from everlearn.examples import Example
+from everlearn.types import Question, Reply
 
 NUMBER = re.compile(r"(?:(?<!\w)[-+])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+")
 DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from everlearn.data.packing import Row, collate, split_by_tokens, windows
+from everlearn.examples import Batch, Encoded, Example
 from everlearn.models.generate import generate
 from everlearn.models.language_model import LanguageModel
-from everlearn.types import Batch, Encoded, Example, Progress, Question, Reply, Silent
+from everlearn.types import Progress, Question, Reply, Silent
 
 TOKENS = 4096
 """Tokens in one forward pass when nothing else is said."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from everlearn.data.render import render, render_choice, render_prompt
 from everlearn.errors import ModelError
+from everlearn.examples import Batch, Encoded, Example, Message
 from everlearn.models.load import Tokenizer, identity, load
 from everlearn.models.logprobs import head_logprobs, head_scores
-from everlearn.types import Batch, Encoded, Example, Message
 
 
 class LanguageModel:

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from everlearn.data.packing import Row, collate, pack, split_by_tokens, windows
 from everlearn.errors import DataError
+from everlearn.examples import Batch, Encoded, Example, Plan, Step
 from everlearn.randomness import permutation
-from everlearn.types import Batch, Encoded, Example, Model, Plan, Step
+from everlearn.types import Model
 
 WINDOW = 4096
 """Examples in memory at a time, so that a file larger than memory can be learned from."""
@@ -64,12 +65,12 @@ class NextToken:
         for example in examples:
             encoded = model.encode(example)
             if example.text:
-                documents += [(piece, example) for piece in windows(encoded, plan.length) if len(piece.tokens) > 1]
+                documents += [(w, example) for w in windows(encoded, plan.length) if len(w.tokens) > 1]
                 continue
             if len(encoded.tokens) > plan.length:
+                size = f"{len(encoded.tokens)} tokens, more than length={plan.length}"
                 raise DataError(
-                    f"{example.source or example.key} has {len(encoded.tokens)} tokens, more than length={plan.length}; "
-                    "raise the recipe's length or leave the row out."
+                    f"{example.source or example.key} has {size}; raise the recipe's length or drop the row."
                 )
             rows.append(Row((encoded,), (example,)))
         if self.packed and model.packs:

@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everlearn.arguments import is_frozen
 from everlearn.config import dump, parse_method, restore, show
 from everlearn.errors import EverlearnError, Interrupted, MethodError
 from everlearn.learner import Learner, Watch, learn
@@ -24,7 +26,7 @@ RECIPE = Recipe(AdamW(learning_rate=1e-2), batch_size=4, length=64, tokens=128)
 NEUTRAL = {"strength": 0.0, "fraction": 0.0}
 """Fields whose zero means plain fine-tuning."""
 
-Law = Callable[[Method], None]
+Law = Callable[[Any], None]
 
 
 class LawBroken(MethodError):
@@ -41,9 +43,9 @@ def learned(method: Method, stream: Stream | None = None, seed: int = 0) -> Stat
     return state
 
 
-def is_frozen_data(method: Method) -> None:
+def is_frozen_data(method: Any) -> None:
     """A method is a frozen dataclass: it prints, compares and hashes, and nobody can change it."""
-    if not dataclasses.is_dataclass(method) or not type(method).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not is_frozen(type(method)):
         raise LawBroken(f"{type(method).__name__} is not a frozen dataclass; decorate it with @dataclass(frozen=True).")
     if hash(method) != hash(replace(method)) or method != replace(method):
         raise LawBroken(f"{method} does not equal its own copy; compare by fields alone.")
@@ -120,12 +122,12 @@ def params_is_idempotent(method: Method) -> None:
         raise LawBroken(f"{method}: a saved version is not rebuilt by params and weights.")
 
 
-def nothing_at_strength_zero(method: Method) -> None:
+def nothing_at_strength_zero(method: Any) -> None:
     """A method whose strength or fraction is zero is plain fine-tuning, bit for bit."""
-    fields = {f.name for f in dataclasses.fields(method)}  # type: ignore[arg-type]
+    fields = {f.name for f in dataclasses.fields(method)}
     zero = {name: value for name, value in NEUTRAL.items() if name in fields}
     if zero:
-        weak = replace(method, **zero)  # type: ignore[arg-type]
+        weak = replace(method, **zero)
         if not equal(learned(weak).weights, learned(chain()).weights):
             raise LawBroken(f"{weak} does not learn what plain fine-tuning learns.")
 
@@ -163,10 +165,8 @@ def _interrupted(
 ) -> tuple[LanguageModel, State]:
     """Learn an experience, stopped after its second step and resumed on a model opened afresh."""
     asked = iter((False, True))
-    try:
+    with suppress(Interrupted):
         learn(learner, model, state, experience, Watch(folder, stop=lambda: next(asked, False)))
-    except Interrupted:
-        pass
     fresh = learner.restore(toy_model(), state)
     return fresh, learn(learner, fresh, state, experience, Watch(folder))
 

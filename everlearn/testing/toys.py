@@ -3,17 +3,20 @@
 It is a real Hugging Face model in miniature, so what holds on it exercises the same code as a large one.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from everlearn.examples import Example, Message
 from everlearn.metrics.likelihood import TokenAccuracy
 from everlearn.metrics.text import ExactMatch
 from everlearn.models.language_model import LanguageModel
 from everlearn.objectives.next_token import NextToken
-from everlearn.types import Example, Experience, Message, Metric, Stream
+from everlearn.types import Experience, Metric, Stream
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789 .,?+-=:\n"
 TEMPLATE = (
@@ -30,7 +33,7 @@ def toy_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(marks)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token="<|end|>",
         pad_token="<|pad|>",
@@ -48,7 +51,9 @@ def toy_module(seed: int = 0, dtype: torch.dtype = torch.float64) -> LlamaForCau
     marks = {"vocab_size": 6 + len(LETTERS), "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LlamaForCausalLM(LlamaConfig.from_dict(shape | heads | marks)).to(dtype).eval()
+        module = LlamaForCausalLM(LlamaConfig.from_dict(shape | heads | marks))
+        nn.Module.eval(nn.Module.to(module, dtype))
+        return module
 
 
 def toy_model(seed: int = 0, dtype: torch.dtype = torch.float64) -> LanguageModel:
@@ -71,7 +76,7 @@ def question(prompt: str, response: str, origin: str = "toy") -> Example:
 def toy_stream(size: int = 12) -> Stream:
     """Three experiences: letters to their successors, documents about a cat, and digits to their names."""
     names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    letters = [question(f"after {a}?", b, "letters") for a, b in zip(LETTERS[:25], LETTERS[1:26], strict=True)]
+    letters = [question(f"after {a}?", b, "letters") for a, b in pairwise(LETTERS[:26])]
     cats = [Example(text=f"the {w} cat sat on the {w} mat.", origin="cats", source="cats") for w in LETTERS[:25]]
     digits = [question(f"name {n} {w}", name, "digits") for w in "abc" for n, name in enumerate(names)]
     return Stream(

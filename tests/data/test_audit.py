@@ -11,10 +11,11 @@ from everlearn.data.checks import half_width, rows_for
 from everlearn.data.findings import Audit, Finding, Limits
 from everlearn.data.looks import look
 from everlearn.errors import ConfigError
+from everlearn.examples import Example, Message
 from everlearn.metrics.text import ExactMatch
 from everlearn.objectives.next_token import NextToken
 from everlearn.statistics import wilson
-from everlearn.types import Example, Experience, Message, Stream
+from everlearn.types import Experience, Stream
 
 
 def asked(prompt: str, answer: str, source: str = "") -> Example:

@@ -7,7 +7,7 @@ import pytest
 from everlearn.data.layouts import LAYOUTS, Layout
 from everlearn.data.sources import read
 from everlearn.errors import ConfigError, DataError
-from everlearn.types import Example, Message
+from everlearn.examples import Example, Message
 
 
 def example(row: object, name: Any = "auto", path: Path = Path("a.jsonl")) -> Example:

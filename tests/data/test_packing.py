@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everlearn.data.packing import Row, collate, pack, split_by_tokens, windows
-from everlearn.types import Encoded, Example
+from everlearn.examples import Encoded, Example
 
 EXAMPLE = Example(text="x")
 

@@ -5,9 +5,9 @@ from transformers import PreTrainedTokenizerFast
 
 from everlearn.data.render import end_tokens, render, render_choice, render_prompt
 from everlearn.errors import DataError, ModelError
+from everlearn.examples import Encoded, Example, Message
 from everlearn.models.load import load_tokenizer
 from everlearn.testing.toys import toy_tokenizer
-from everlearn.types import Encoded, Example, Message
 
 
 def user(text: str) -> Message:

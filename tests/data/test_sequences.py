@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from everlearn.data.sequences import Joined, View, select, with_origin
 from everlearn.data.texts import read_texts
-from everlearn.types import Example
+from everlearn.examples import Example
 
 
 def numbered(count: int) -> tuple[Example, ...]:

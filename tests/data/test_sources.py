@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from everlearn.data.sequences import FileExamples
 from everlearn.data.sources import optional, read, split_file
 from everlearn.errors import ConfigError, DataError
-from everlearn.types import Example, Message
+from everlearn.examples import Example, Message
 
 
 def asked(prompt: str, response: str, source: str) -> Example:

@@ -9,7 +9,7 @@ from everlearn.data.sequences import View
 from everlearn.data.sources import read
 from everlearn.data.splits import hold_out, sample, split_validation
 from everlearn.errors import ConfigError
-from everlearn.types import Example, Message
+from everlearn.examples import Example, Message
 
 
 def asked(prompt: str, response: str = "r") -> Example:

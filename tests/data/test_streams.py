@@ -20,10 +20,11 @@ from everlearn.data.streams import (
     task_incremental,
 )
 from everlearn.errors import ConfigError, DataError
+from everlearn.examples import Example, Message
 from everlearn.metrics.likelihood import Choice, TokenAccuracy
 from everlearn.metrics.text import ExactMatch
 from everlearn.objectives.next_token import NextToken
-from everlearn.types import Example, Experience, Message, Stream
+from everlearn.types import Experience, Stream
 
 
 def asked(count: int, answers: Sequence[str] = ("yes", "no"), prefix: str = "p") -> tuple[Example, ...]:

@@ -47,7 +47,8 @@ def descend(model: Plane, method: EWC, memory: Memory, curvature: Tensor, centre
 
 
 def test_two_quadratics_reach_the_joint_optimum() -> None:
-    # Task 1: 1/2 (4, 1) (w - (1, 1))^2; task 2: 1/2 (1, 3) (w - (-1, 5))^2. Joint: (4*1 + 1*-1)/5 = 0.6, (1 + 15)/4 = 4.
+    # Task 1: 1/2 (4, 1) (w - (1, 1))^2; task 2: 1/2 (1, 3) (w - (-1, 5))^2.
+    # Joint: (4 * 1 + 1 * -1) / 5 = 0.6 and (1 * 1 + 3 * 5) / 4 = 4.
     method = EWC(strength=1.0, scaled=False)
     memory = {"fisher": {"w": torch.tensor([4.0, 1.0])}, "anchor": {"w": torch.tensor([1.0, 1.0])}, "constant": 0.0}
     model = plane(1.0, 1.0)

@@ -5,8 +5,9 @@ import math
 import pytest
 
 from everlearn.errors import DataError
+from everlearn.examples import Example, Message
 from everlearn.metrics.likelihood import Choice, TokenAccuracy, TokenLikelihood
-from everlearn.types import Example, Message, Reply
+from everlearn.types import Reply
 
 ANSWER = Example(messages=(Message("user", "question"), Message("assistant", "yes")), choices=("yes", "no"))
 TEXT = Example(text="a text", source="corpus.txt:7")

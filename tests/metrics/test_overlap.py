@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everlearn.errors import DataError
+from everlearn.examples import Example, Message
 from everlearn.metrics.overlap import EditSimilarity, RougeL, Sari, longest_common_subsequence
-from everlearn.types import Example, Message, Reply
+from everlearn.types import Reply
 
 
 def example(prompt, target, **metadata):

@@ -5,8 +5,9 @@ from importlib.util import find_spec
 import pytest
 
 from everlearn.errors import ConfigError, DataError
+from everlearn.examples import Example, Message
 from everlearn.metrics.text import ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
-from everlearn.types import Example, Message, Metric, Reply
+from everlearn.types import Metric, Reply
 
 
 def example(target, **fields):

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from everlearn.data.packing import Row, collate
+from everlearn.examples import Encoded, Example
 from everlearn.models.answers import answer
 from everlearn.models.language_model import LanguageModel
 from everlearn.testing.toys import question, toy_model
-from everlearn.types import Encoded, Example
 
 CANDIDATES = ("red", "green", "a very blue one", "x")
 EXAMPLES = [question(f"what colour is {w}?", "red") for w in ("grass", "the sky", "a", "an old brick house")]

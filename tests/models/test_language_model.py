@@ -8,9 +8,9 @@ import torch
 
 from everlearn.data.packing import Row, collate
 from everlearn.errors import ModelError
+from everlearn.examples import Batch, Example
 from everlearn.models.language_model import LanguageModel, block_mask
 from everlearn.testing.toys import question, toy_folder, toy_model, toy_module, toy_tokenizer
-from everlearn.types import Batch, Example
 
 DOCUMENTS = [Example(text=t) for t in ("the cat sat on the mat.", "a dog", "no, not again")]
 
@@ -116,7 +116,7 @@ def test_sampled_targets_follow_the_models_own_distribution() -> None:
 
 def test_weights_that_do_not_fit_are_named() -> None:
     model = toy_model()
-    with pytest.raises(ModelError, match="nowhere.*is not there"):
+    with pytest.raises(ModelError, match=r"nowhere.*is not there"):
         model.assign({"nowhere": torch.zeros(1)})
     with pytest.raises(ModelError, match=r"has shape \(32,\)"):
         model.assign({"model.norm.weight": torch.zeros(3)})

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from everlearn.errors import DataError
+from everlearn.examples import Example, Message, Plan, Step
 from everlearn.objectives.next_token import NextToken
 from everlearn.testing.toys import question, toy_model
-from everlearn.types import Example, Message, Plan, Step
 
 DOCUMENTS = [Example(text=t) for t in ("the cat sat.", "a dog", "on the mat, again and again.", "no")]
 QUESTIONS = [question("after a?", "b"), question("name 3", "three"), question("x", "a long answer")]

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 import everlearn.methods
+from everlearn.examples import Batch
 from everlearn.method import Context, Method, chain
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.anchors import EWC, L2SP
 from everlearn.methods.replay import Replay
 from everlearn.models.language_model import LanguageModel
 from everlearn.testing.laws import LAWS, Law, LawBroken, check
-from everlearn.types import Batch, Memory
+from everlearn.types import Memory
 
 METHODS = [
     LoRA(rank=2),
