@@ -48,7 +48,7 @@ def generate_answers(model: LanguageModel, examples: Sequence[Example], tokens: 
     prompts = [model.encode_prompt(e.prompt) for e in examples]
     targets = [model.encode_choice(e.prompt, e.response)[1] for e in examples]
     limit = max((len(t) for t in targets), default=0) + 8
-    texts = generate(model.module, model.tokenizer, prompts, limit, tokens, hints=targets, progress=watch)
+    texts = generate(model, prompts, limit, tokens, hints=targets, progress=watch)
     return [Reply(text=t) for t in texts]
 
 

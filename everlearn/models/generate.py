@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from everlearn.data.render import end_tokens
 from everlearn.errors import ModelError
+from everlearn.models.language_model import LanguageModel
 from everlearn.types import Progress, Silent
 
 VERIFIED = 16
@@ -43,8 +44,7 @@ CausalLM = Any
 
 
 def generate(
-    module: CausalLM,
-    tokenizer: PreTrainedTokenizerBase,
+    model: LanguageModel,
     prompts: Sequence[Tokens],
     limit: int,
     batch_tokens: int = 4096,
@@ -54,8 +54,7 @@ def generate(
     """What the model answers to each prompt by greedy decoding, without special tokens, in the prompts' order.
 
     Args:
-        module: a causal language model.
-        tokenizer: its tokenizer.
+        model: who answers.
         prompts: tokens up to where each answer begins; none empty.
         limit: most tokens of an answer, the end token counted.
         batch_tokens: most tokens in one batch, padding and answers counted; at least one row is taken.
@@ -65,9 +64,10 @@ def generate(
     Raises:
         ModelError: if a prompt and its answer are longer than the model's positions.
     """
+    module: CausalLM = model.module
     _refuse_too_long(module, prompts, limit)
     assert len(hints) in (0, len(prompts)), "a hint for each prompt, or none"
-    watch, ends = progress or Silent(), end_tokens(tokenizer)
+    watch, ends = progress or Silent(), end_tokens(model.tokenizer)
     expected = [tuple(h[: min(limit, VERIFIED)]) for h in hints] or [()] * len(prompts)
     answers: list[list[int]] = [[] for _ in prompts]
     done, vocabulary = 0, module.get_input_embeddings().num_embeddings
@@ -83,7 +83,8 @@ def generate(
                 answers[i] = answer
             done += len(group)
             watch.update("answering", done, len(prompts))
-    return [tokenizer.decode(a, skip_special_tokens=True, clean_up_tokenization_spaces=False) for a in answers]
+    plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    return [str(model.tokenizer.decode(answer, **plain)) for answer in answers]
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """GGUF files: quantised weights as a plain module that can be trained and saved, and the tokenizer beside them."""
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -16,6 +17,10 @@ from everlearn.errors import ModelError
 
 SPLIT_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 """Values of `tokenizer.ggml.pre` for vocabularies learned with every digit a word of its own."""
+
+
+FAILURES = (OSError, ValueError, KeyError, IndexError, AttributeError, RuntimeError, struct.error)
+"""What the readers raise at a file that is cut short, or no GGUF, or of an architecture that they do not know."""
 
 
 @contextmanager
@@ -45,7 +50,7 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[nn.Module, PreTrainedToke
             module: nn.Module = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=dtype, quantization_config=config, trust_remote_code=False
             )
-    except (OSError, ValueError, KeyError, IndexError, NotImplementedError) as error:
+    except FAILURES as error:
         raise ModelError(
             f"{path}: transformers cannot read this GGUF file ({type(error).__name__}: {error}). "
             "Use the same model in safetensors form, by hub name or directory."

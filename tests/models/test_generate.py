@@ -22,9 +22,9 @@ from everlearn.data.render import render_choice, render_prompt
 from everlearn.errors import ModelError
 from everlearn.examples import Message
 from everlearn.models.generate import VERIFIED, generate, most_probable
-from everlearn.models.load import load
+from everlearn.models.language_model import LanguageModel
 from everlearn.models.lora import adapters, wrap
-from everlearn.testing.toys import toy_module, toy_tokenizer
+from everlearn.testing.toys import toy_model, toy_module, toy_tokenizer
 
 SIZE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
@@ -73,7 +73,7 @@ def test_answers_are_those_of_greedy_decoding_by_definition(shared: int, batch_t
     module, tokenizer, prompts = lively(), enders(), some_prompts(24, shared)
     expected = [by_definition(module, p, 9, tokenizer.eos_token_id) for p in prompts]
     assert len({len(answer) for answer in expected}) > 3
-    found = generate(module, tokenizer, prompts, 9, batch_tokens)
+    found = generate(LanguageModel(module, tokenizer, "toy"), prompts, 9, batch_tokens)
     assert found == texts(tokenizer, expected)
 
 
@@ -91,7 +91,9 @@ def test_expected_answers_right_wrong_or_absent_change_no_answer() -> None:
         "mixed": [a if rng.random() < 0.5 else [rng.randrange(50) for _ in range(rng.randrange(25))] for a in answers],
     }
     for kind, hints in kinds.items():
-        assert generate(module, tokenizer, prompts, limit, 200, hints=hints) == texts(tokenizer, answers), kind
+        assert generate(LanguageModel(module, tokenizer, "toy"), prompts, limit, 200, hints=hints) == texts(
+            tokenizer, answers
+        ), kind
 
 
 def test_right_expected_answers_need_one_pass() -> None:
@@ -99,9 +101,9 @@ def test_right_expected_answers_need_one_pass() -> None:
     answers = [by_definition(module, p, 8, tokenizer.eos_token_id) for p in prompts]
     calls: list[int] = []
     module.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
-    generate(module, tokenizer, prompts, 8)
+    generate(LanguageModel(module, tokenizer, "toy"), prompts, 8)
     plain, calls[:] = len(calls), []
-    generate(module, tokenizer, prompts, 8, hints=answers)
+    generate(LanguageModel(module, tokenizer, "toy"), prompts, 8, hints=answers)
     probes = 2
     assert len(calls) == probes + 1
     assert plain == probes + 8
@@ -112,7 +114,7 @@ def test_a_finished_row_leaves_its_batch() -> None:
     answers = [by_definition(module, p, 8, tokenizer.eos_token_id) for p in prompts]
     rows: list[int] = []
     module.model.layers[0].register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
-    generate(module, tokenizer, prompts, 8)
+    generate(LanguageModel(module, tokenizer, "toy"), prompts, 8)
     assert rows[2:] == [sum(len(a) >= n for a in answers) for n in range(1, 9)]
 
 
@@ -120,7 +122,7 @@ def test_what_all_prompts_begin_with_is_read_once() -> None:
     module, tokenizer, prompts = lively(), enders(), some_prompts(10, 40)
     read: list[int] = []
     module.model.layers[0].register_forward_hook(lambda _, given, __: read.append(given[0].shape[:2].numel()))
-    generate(module, tokenizer, prompts, 1)
+    generate(LanguageModel(module, tokenizer, "toy"), prompts, 1)
     assert read[2:] == [40, 10 * (max(map(len, prompts)) - 40)]
 
 
@@ -143,7 +145,7 @@ def test_other_architectures_answer_as_by_definition(module: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.5)
     tokenizer, prompts = enders("f"), some_prompts(8, 2)
     answers = [by_definition(module, p, 7, tokenizer.eos_token_id) for p in prompts]
-    assert generate(module, tokenizer, prompts, 7, hints=answers) == texts(tokenizer, answers)
+    assert generate(LanguageModel(module, tokenizer, "toy"), prompts, 7, hints=answers) == texts(tokenizer, answers)
     assert len({tuple(a) for a in answers}) > 2
 
 
@@ -154,7 +156,7 @@ def test_a_models_own_generation_settings_are_not_used_and_stay() -> None:
     expected = texts(tokenizer, [by_definition(module, p, 7, tokenizer.eos_token_id) for p in prompts])
     own = module.generation_config
     own.do_sample, own.temperature, own.repetition_penalty, own.num_beams, own.min_new_tokens = True, 9.0, 5.0, 3, 7
-    assert generate(module, tokenizer, prompts, 7) == expected
+    assert generate(LanguageModel(module, tokenizer, "toy"), prompts, 7) == expected
     assert module.generation_config is own
 
 
@@ -164,7 +166,7 @@ def test_dropout_does_not_act_and_the_mode_is_given_back() -> None:
     for adapter in adapters(module).values():
         nn.init.normal_(adapter.B, std=0.5)
     expected = texts(tokenizer, [by_definition(module.eval(), p, 6, tokenizer.eos_token_id) for p in prompts])
-    assert generate(module.train(), tokenizer, prompts, 6) == expected
+    assert generate(LanguageModel(module.train(), tokenizer, "toy"), prompts, 6) == expected
     assert module.training
 
 
@@ -188,24 +190,25 @@ def test_progress_is_told_up_to_the_end() -> None:
             self.calls.append((done, total))
 
     heard = Heard()
-    generate(toy_module(), toy_tokenizer(), some_prompts(9), 3, batch_tokens=40, progress=heard)
+    generate(toy_model(), some_prompts(9), 3, batch_tokens=40, progress=heard)
     assert len(heard.calls) > 1
     assert heard.calls[-1] == (9, 9)
     assert heard.calls == sorted(heard.calls)
 
 
 def test_no_prompts_have_no_answers() -> None:
-    assert generate(toy_module(), toy_tokenizer(), [], 5) == []
+    assert generate(toy_model(), [], 5) == []
 
 
 def test_a_prompt_beyond_the_models_positions_is_refused() -> None:
     module = GPT2LMHeadModel(GPT2Config(n_embd=32, n_head=4, n_layer=1, vocab_size=50, n_positions=16))
     with pytest.raises(ModelError, match="12 tokens and 5 more for its answer exceed the model's 16"):
-        generate(module, toy_tokenizer(), [[7] * 12], 5)
+        generate(LanguageModel(module, toy_tokenizer(), "toy"), [[7] * 12], 5)
 
 
 def test_the_embedded_model_answers_the_same_with_and_without_expected_answers(embedded: Path) -> None:
-    module, tokenizer = load(str(embedded), dtype="float32")
+    model = LanguageModel.open(str(embedded), dtype="float32")
+    module, tokenizer = model.module, model.tokenizer
     brief, rng = Message("system", "Answer briefly."), random.Random(0)
     asked = [f"{rng.randrange(20)} plus {rng.randrange(20)}?" for _ in range(30)]
     asked += [f"Capital of {place}?" for place in ("France", "Peru", "Japan", "Egypt", "Kenya", "Chile", "Italy")]
@@ -213,8 +216,8 @@ def test_the_embedded_model_answers_the_same_with_and_without_expected_answers(e
     turns = [(brief, Message("user", text)) for text in asked]
     prompts = [render_prompt(tokenizer, t) for t in turns]
     hints = [render_choice(tokenizer, t, "The answer is 12.")[1] for t in turns]
-    plain = generate(module, tokenizer, prompts, 5)
-    assert generate(module, tokenizer, prompts, 5, batch_tokens=300, hints=hints) == plain
+    plain = generate(LanguageModel(module, tokenizer, "toy"), prompts, 5)
+    assert generate(LanguageModel(module, tokenizer, "toy"), prompts, 5, batch_tokens=300, hints=hints) == plain
     assert len(set(plain)) > 10
     few = [0, 31]
     alone = [by_definition(module, prompts[i], 5, tokenizer.eos_token_id) for i in few]

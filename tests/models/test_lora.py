@@ -111,7 +111,7 @@ def test_the_head_is_adapted_when_it_is_named_and_folding_it_leaves_the_tied_emb
 
 def test_a_target_that_is_not_there_is_refused_with_the_names_that_are() -> None:
     module = llama()
-    with pytest.raises(ModelError, match="query_proj.*down_proj, gate_proj"):
+    with pytest.raises(ModelError, match=r"query_proj.*down_proj, gate_proj"):
         wrap(module, ("q_proj", "query_proj"), 2, 2.0)
     assert not adapters(module)
     with pytest.raises(ModelError, match="nothing"):
