@@ -143,6 +143,7 @@ class _Work:
         self.folder.describe(self._asked(), self.model.identity, describe_device(self.model))
         self.progress.update(f"loading {self.learner.model}", 1, 1)
         self.stream = self._fitting()
+        self.folder.keep_tests(self.stream)
         self.exams = exams(self.stream, self.suite)
         self.state = self.learner.start(self.model)
         base = self.version = self._keep(self.state, None)

@@ -27,7 +27,7 @@ from sqlalchemy import URL
 
 from everlearn.config import dump
 from everlearn.errors import ConfigError, RegistryError
-from everlearn.files import append_jsonl, find_folder, read_json, read_jsonl, write_json
+from everlearn.files import append_jsonl, find_folder, read_json, read_jsonl, write_atomic, write_json
 from everlearn.matrix import Matrix
 from everlearn.models.language_model import LanguageModel
 from everlearn.registry.ledger import Event, Ledger
@@ -110,6 +110,13 @@ class RunFolder:
             raise RegistryError(f"{self.root} holds no run: there is no run.json; start one with `everlearn run`.")
         asked: dict[str, Any] = read_json(file)
         return asked
+
+    def keep_tests(self, stream: Stream) -> None:
+        """Write the test items down once, so that a report can show what was asked."""
+        file = self.root / "tests.jsonl"
+        if not file.exists():
+            rows = (example.row() for experience in stream for example in experience.test)
+            write_atomic(file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
 
     def write_matrix(self, matrix: Matrix) -> None:
         """Keep the matrix so far."""
