@@ -27,6 +27,7 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     methods agents
     learner evaluate registry run_folder
     fold references
+    wording figures run_view verdict
     report dashboard serve testing terminal progress asking
     demo demo_stream
     cli

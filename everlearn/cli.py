@@ -1,0 +1,219 @@
+"""The command line: `everlearn demo | run | audit | matrix | report | log | methods`.
+
+Exit codes: 0 all is well; 1 an answer of no (the audit found a defect, the gate refused a version); 2 something could
+not be understood, read or done, and the message says what to do; 130 stopped by Ctrl-C, and the message says how to
+go on.
+
+Imports stand inside the commands so that help answers at once.
+"""
+
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from everlearn.errors import EverlearnError, Interrupted
+
+if TYPE_CHECKING:
+    from everlearn.fold import Run
+    from everlearn.matrix import Matrix
+
+OK, NO, FAILED, STOPPED = 0, 1, 2, 130
+
+app = typer.Typer(
+    help="Keep a language model learning without forgetting.",
+    epilog="Exit codes: 0 well; 1 the answer is no (audit, gate); 2 failed, the message says what to do; "
+    "130 stopped, start again to go on.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Folder = Annotated[Path, typer.Argument(help="The folder of a run, as given to --out.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else.")]
+Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for both runs and the report.")] = Path("runs/demo"),
+    seed: Seed = 0,
+) -> None:
+    """Teach a small model four things in a row, plainly and protected, and show what it kept.
+
+    Uses the embedded SmolLM2-135M-Instruct. Stop with Ctrl-C and start again to go on.
+    """
+    from everlearn.demo import run_demo
+
+    run_demo(out, seed)
+
+
+@app.command()
+def run(
+    stream: Annotated[Path, typer.Argument(help="A stream.yaml, or an earlier run's run.json to repeat it.")],
+    out: Annotated[Path, typer.Option(help="The run's folder. A run that was stopped there goes on.")],
+    model: Annotated[str, typer.Option(help="Hub name, directory, GGUF file, or 'embedded'.")] = "embedded",
+    method: Annotated[
+        str, typer.Option(help="What fights forgetting; '' is plain full fine-tuning. See `everlearn methods`.")
+    ] = "LoRA(rank=16), Replay(fraction=0.1)",
+    recipe: Annotated[
+        str, typer.Option(help="How to train: 'Recipe(epochs=2, optimiser=AdamW(learning_rate=1e-4))'.")
+    ] = "Recipe()",
+    gate: Annotated[str, typer.Option(help="Which versions to keep: 'Retain(drop=0.1)'; '' keeps all.")] = "",
+    suite: Annotated[str, typer.Option(help="General ability: 'shipped', 'none', or a JSONL file.")] = "shipped",
+    seed: Seed = 0,
+    dtype: Annotated[str | None, typer.Option(help="Of frozen weights: float32, bfloat16; default by device.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; by default the best there is.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Learn a stream; score, judge and keep each version.
+
+    Example: everlearn run stream.yaml --method "LoRA(rank=16), Replay(fraction=0.1)" --out runs/x
+    """
+    from everlearn.asking import Asked, prepare
+    from everlearn.fold import run as fold
+    from everlearn.progress import Bars
+
+    asked = Asked(str(stream), model, method, recipe, gate, suite, seed, dtype, device)
+    learner, loaded, settings = prepare(asked, out)
+    with Bars() as bars:
+        try:
+            made = fold(learner, loaded, out, settings, bars)
+        except Interrupted as stopped:
+            again = shlex.join(["everlearn", *sys.argv[1:]])
+            raise Interrupted(f"{stopped} What is done is kept in {out}. To go on:\n  {again}") from stopped
+    _show(made, as_json)
+    raise typer.Exit(NO if any(e.kind == "reject" for e in made.events) else OK)
+
+
+@app.command()
+def audit(
+    stream: Annotated[Path, typer.Argument(help="A stream.yaml, or a folder of experiences in a published layout.")],
+    length: Annotated[int | None, typer.Option(help="Longest row in tokens; needs --model.")] = None,
+    model: Annotated[str, typer.Option(help="Whose tokens are counted.")] = "embedded",
+    as_json: Json = False,
+) -> None:
+    """Look for what would spoil a result: leaks, duplicates, empty targets, tests too small.
+
+    Exit code 1 if there is a defect.
+    """
+    from everlearn.data.audit import audit as look
+    from everlearn.data.render import render
+    from everlearn.data.stream_file import read_stream
+    from everlearn.models.load import load_tokenizer
+    from everlearn.terminal import audit_table, rejects_table
+
+    loaded, rejects = read_stream(stream)
+    tokenizer = load_tokenizer(model) if length else None
+    found = look(loaded, length, None if tokenizer is None else lambda e: len(render(tokenizer, e).tokens))
+    if as_json:
+        _print_json({"findings": found.rows(), "rejected": [asdict(r) for r in rejects], "spoils": found.spoils})
+    else:
+        _print(audit_table(found))
+        _print(rejects_table(rejects))
+    raise typer.Exit(NO if found.spoils else OK)
+
+
+@app.command()
+def matrix(
+    source: Annotated[Path, typer.Argument(help="The folder of a run, or a JSON or CSV file of published matrices.")],
+    name: Annotated[str, typer.Option(help="Which matrix of a file that holds several.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Print R, and every figure the field reads off it, by the name of its definition."""
+    from everlearn.matrix import load_published
+    from everlearn.run_folder import RunFolder
+
+    found = RunFolder(source).read_matrix() if source.is_dir() else load_published(source, name)
+    _show_matrix(found, str(source), as_json)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of one run or several, shown side by side.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; by default report.html in the first folder.")] = None,
+) -> None:
+    """Write one self-contained HTML page about one run or several."""
+    from everlearn.fold import Run
+    from everlearn.report import write_report
+
+    target = out or runs[0] / "report.html"
+    typer.echo(write_report({folder.name: Run(folder) for folder in runs}, target))
+
+
+@app.command()
+def log(folder: Folder, as_json: Json = False) -> None:
+    """What happened to each version: commits, rejections, roll-backs, with reasons."""
+    from everlearn.run_folder import RunFolder
+    from everlearn.terminal import events_table
+
+    files = RunFolder(folder)
+    files.asked()
+    if as_json:
+        _print_json([asdict(e) for e in files.events()])
+    else:
+        _print(events_table(files.events()))
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """The methods there are: sides they use, parameters, paper."""
+    from everlearn.terminal import plain_table
+    from everlearn.testing.documents import method_rows
+
+    rows = method_rows()
+    if as_json:
+        _print_json(rows)
+    else:
+        _print(plain_table(rows, "methods; combine them with commas"))
+
+
+def _show(made: "Run", as_json: bool) -> None:
+    _show_matrix(made.matrix, str(made.folder), as_json)
+    if not as_json:
+        typer.echo(f"\nMore: everlearn report {made.folder}    everlearn log {made.folder}")
+
+
+def _show_matrix(found: "Matrix", title: str, as_json: bool) -> None:
+    from everlearn.measures import summary
+    from everlearn.terminal import matrix_table, measures_table
+
+    if as_json:
+        _print_json({"matrix": found.to_dict(), "measures": [asdict(m) for m in summary(found)]})
+        return
+    _print(matrix_table(found, title))
+    _print(measures_table({title: found}))
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """The entry point of the `everlearn` command."""
+    try:
+        code = app(standalone_mode=False)
+    except Interrupted as stopped:
+        typer.echo(str(stopped), err=True)
+        code = STOPPED
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        typer.echo("stopped.", err=True)
+        code = STOPPED
+    except click.ClickException as error:
+        error.show()
+        code = FAILED
+    except EverlearnError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = FAILED
+    sys.exit(code)
