@@ -12,6 +12,7 @@ from everlearn.fold import Settings
 from everlearn.learner import Learner
 from everlearn.metrics.suites import general_suite
 from everlearn.models.optim import Recipe
+from everlearn.models.parallel import launched
 from everlearn.registry.gates import AllOf
 from everlearn.types import Stream
 
@@ -44,7 +45,8 @@ def prepare(asked: Asked, out: Path) -> tuple[Learner, Stream, Settings]:
     learner = Learner(asked.model, parse_method(asked.method), recipe, asked.seed, asked.dtype, asked.device)
     gate = parse(asked.gate) if asked.gate else AllOf(())
     suite = None if asked.suite == "shipped" else () if asked.suite == "none" else general_suite(Path(asked.suite))
-    stream, rejects = read_stream(Path(asked.stream), out / "rejected.jsonl")
+    aside = out / "rejected.jsonl" if launched().main else None
+    stream, rejects = read_stream(Path(asked.stream), aside)
     source = asdict(replace(asked, stream=str(Path(asked.stream).resolve())))
     return learner, stream, Settings(gate=gate, suite=suite, rejects=tuple(rejects), source=source)
 

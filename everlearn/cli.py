@@ -10,6 +10,7 @@ Imports stand inside the commands so that help answers at once.
 import json
 import shlex
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,17 +78,21 @@ def run(
     """
     from everlearn.asking import Asked, prepare
     from everlearn.fold import run as fold
+    from everlearn.models.parallel import launched
     from everlearn.progress import Bars
+    from everlearn.types import Silent
 
     asked = Asked(str(stream), model, method, recipe, gate, suite, seed, dtype, device)
+    main = launched().main  # several processes speak with one voice
     learner, loaded, settings = prepare(asked, out)
-    with Bars() as bars:
+    with Bars() if main else nullcontext(Silent()) as bars:
         try:
             made = fold(learner, loaded, out, settings, bars)
         except Interrupted as stopped:
             again = shlex.join(["everlearn", *sys.argv[1:]])
             raise Interrupted(f"{stopped} What is done is kept in {out}. To go on:\n  {again}") from stopped
-    _show(made, as_json)
+    if main:
+        _show(made, as_json)
     raise typer.Exit(NO if any(e.kind == "reject" for e in made.events) else OK)
 
 
