@@ -188,9 +188,7 @@ class _Lesson:
             loss = self._backward(mine, lambda batch: self.experience.objective.loss(self.model, batch))
             own = grads = self.processes.total(optimiser.take_grads())
             if "loss" in self.hooks:
-                self._backward(mine, lambda batch: self.method.loss(self.memory, batch, ctx))
-                penalty = self.processes.total(optimiser.take_grads())
-                grads = {name: own[name] + g for name, g in penalty.items()}
+                grads = self._penalised(step, mine, own, ctx)
         if "grad" in self.hooks:
             grads = dict(self.method.grad(self.memory, grads, ctx))
         grads, norm = optimiser.clip(grads)
@@ -199,6 +197,17 @@ class _Lesson:
         factor = self.recipe.schedule.factor((self.at.epoch + passed) / self.recipe.epochs)
         self._move(own, grads, factor, ctx)
         self._report(step, loss, norm, factor, time.monotonic() - started)
+
+    def _penalised(
+        self, step: Step, mine: Sequence[tuple[Batch, float]], own: Mapping[str, Tensor], ctx: Context
+    ) -> Mapping[str, Tensor]:
+        """The objective's gradient and that of the methods' terms; every process computes those of no batch whole."""
+        self._backward(mine, lambda batch: self.method.penalty(self.memory, batch, ctx, True))
+        read = self.processes.total(self.optimiser.take_grads())
+        once = self.method.penalty(self.memory, step.batches[0], ctx, False)
+        if isinstance(once, Tensor) and once.requires_grad:
+            once.backward()  # type: ignore[no-untyped-call]
+        return {name: own[name] + read[name] + g for name, g in self.optimiser.take_grads().items()}
 
     def _backward(self, mine: Sequence[tuple[Batch, float]], term: Callable[[Batch], Tensor | float]) -> float:
         """Accumulate the gradient of a term over this process's batches, each weighted by its share of the tokens.

@@ -77,9 +77,13 @@ class Method:
     `shardings` says how parameters may lie while the method acts: "replicated" and "sharded", see
     `everlearn.models.parallel`. None stands for both where `data` alone is overridden, and otherwise for "replicated",
     under which every process has the whole of each parameter and gradient.
+
+    `reads_batch` says whether `loss` depends on the batch it is given. Where it does not, the term is computed once in
+    an optimiser step, however many forward passes the step has.
     """
 
     shardings: ClassVar[frozenset[str] | None] = None
+    reads_batch: ClassVar[bool] = True
 
     def init(self, model: LanguageModel) -> Memory:
         """The memory before anything was learned."""
@@ -176,8 +180,12 @@ class Chain(Method):
 
     def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:
         """The sum of the members' terms."""
-        terms = [m.loss(mine, batch, here) for m, mine, here in self._members(memory, ctx) if "loss" in overrides(m)]
-        return sum(terms, start=0.0)
+        return sum((self.penalty(memory, batch, ctx, reads) for reads in (True, False)), start=0.0)
+
+    def penalty(self, memory: Memory, batch: Batch, ctx: Context, reads_batch: bool) -> Tensor | float:
+        """The sum of the terms that depend on the batch, or of those that do not; see `Method.reads_batch`."""
+        members = [(m, mine, here) for m, mine, here in self._members(memory, ctx) if "loss" in overrides(m)]
+        return sum((m.loss(mine, batch, here) for m, mine, here in members if m.reads_batch is reads_batch), start=0.0)
 
     def grad(self, memory: Memory, grads: Tensors, ctx: Context) -> Tensors:
         """Left to right."""

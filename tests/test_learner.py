@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -219,3 +219,33 @@ def test_nothing_to_learn_with_is_said() -> None:
 def test_a_recipe_without_steps_is_refused() -> None:
     with pytest.raises(ConfigError, match="epochs"):
         Recipe(epochs=0)
+
+
+@dataclass(frozen=True)
+class Counting(Method):
+    """A penalty that counts how often it is asked for; class attributes stand in for a memory that outlives the run."""
+
+    reads_batch: ClassVar[bool] = False
+    asked: ClassVar[list[int]] = []
+
+    def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor:
+        self.asked.append(ctx.step)
+        return 0.1 * torch.stack([(p**2).sum() for p in ctx.trainable().values()]).sum()
+
+
+@dataclass(frozen=True)
+class Reading(Method):
+    """The same penalty, said to depend on the batch."""
+
+    def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor:
+        return 0.1 * torch.stack([(p**2).sum() for p in ctx.trainable().values()]).sum()
+
+
+def test_a_term_that_reads_no_batch_is_computed_once_a_step_and_comes_to_the_same() -> None:
+    Counting.asked.clear()
+    many = replace(RECIPE, tokens=1)
+    once, each = trajectory(many, Counting()), trajectory(many, Reading())
+    assert Counting.asked == list(range(12))
+    assert flat(once) == pytest.approx(flat(each), rel=1e-9)
+    both = trajectory(many, chain(Counting(), Reading()))
+    assert flat(both) != pytest.approx(flat(each), rel=1e-3)

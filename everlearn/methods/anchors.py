@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class L2SP(Method):
         strength: alpha; nats per token charged for a mean square drift of 2.
     """
 
+    reads_batch: ClassVar[bool] = False
     strength: float = 1e4
 
     def __post_init__(self) -> None:
@@ -65,6 +66,7 @@ class EWC(Method):
         scaled: see above.
     """
 
+    reads_batch: ClassVar[bool] = False
     strength: float = 1e4
     fisher: Fisher = "true"
     samples: int = 64
