@@ -28,13 +28,14 @@ def find(place: Path | None, base: int, processes: Processes) -> Memory:
     """The work that was kept, spread over the processes as it was; None where there is none of this experience.
 
     Raises:
-        ConfigError: if it was kept under another sharding.
+        ConfigError: if it was kept under another sharding, or if some processes find it and others do not.
     """
     folder = find_folder(place) if place else None
-    if folder is None:
-        return None
-    about = read_json(folder / "work.json")
-    if about["base"] != base:
+    about = read_json(folder / "work.json") if folder else {}
+    found = processes.gather(about.get("base") == base)
+    if any(found) and not all(found):
+        raise ConfigError(f"{place} is there for some processes only; choose a folder that all machines share.")
+    if folder is None or not all(found):
         return None
     if about["sharding"] != processes.sharding:
         raise ConfigError(

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from everlearn.errors import EverlearnError, Interrupted, RegistryError
+from everlearn.checkpoint import find, keep
+from everlearn.errors import ConfigError, EverlearnError, Interrupted, RegistryError
 from everlearn.examples import Example
 from everlearn.learner import Learner, Watch, learn
 from everlearn.method import Context, Method, Tensors, chain
@@ -120,7 +121,7 @@ def small() -> dict[str, Any]:
     return {"weights": dict(learn(learner, model, learner.start(model), lone).weights)}
 
 
-def talked() -> dict[str, Any]:
+def talked(out: Path) -> dict[str, Any]:
     """What the operations of `Processes` return to the main process."""
     here = launched()
     memory = {"number": here.index, "list": [torch.full((2,), float(here.index)), "word"]}
@@ -136,7 +137,18 @@ def talked() -> dict[str, Any]:
         "same": here.same(memory),
         "whole": here.whole(here.spread(long)),
     }
+    mine |= {"apart": _found_by_main_alone(out)}
     return {"each": here.gather(mine), "total": here.total({"g": torch.ones(2, 3).T})["g"]}
+
+
+def _found_by_main_alone(out: Path) -> str:
+    """What is said of a checkpoint on a disk that one machine alone has."""
+    keep(out / "kept", 1, {"step": 1}, launched())
+    try:
+        find(out / ("kept" if launched().main else "none"), 1, launched())
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _refuse() -> None:
@@ -152,7 +164,7 @@ def done(task: str, out: Path) -> dict[str, Any]:
             return learned(name, torch.bfloat16)
         if kind == "resumed":
             return resumed(out, name)
-        return {"small": small, "talked": talked}[kind]()
+        return talked(out) if kind == "talked" else small()
     except EverlearnError as error:
         return {"error": str(error)}
 

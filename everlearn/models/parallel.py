@@ -47,8 +47,6 @@ Pass = Callable[[Callable[[], Any]], Any]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-
 
 @dataclass(frozen=True)
 class Processes:
@@ -207,7 +205,7 @@ def launched() -> Processes:
     Raises:
         ConfigError: if the launch asks for something that cannot be done here; the message names what can.
     """
-    count = max(int(os.environ.get(name, 1)) for name in SIZES)
+    count = int(os.environ.get("WORLD_SIZE", 1))
     sharded = _asked_for("ACCELERATE_USE_FSDP")
     if _asked_for("ACCELERATE_USE_DEEPSPEED"):
         raise ConfigError(
@@ -239,8 +237,8 @@ def _asked_for(name: str) -> bool:
 def _refuse_a_launch_of_one() -> None:
     if _asked_for("ACCELERATE_USE_CPU") and "MASTER_PORT" in os.environ and "RANK" not in os.environ:
         raise ConfigError(
-            "`accelerate launch --cpu --num_processes N` starts a single process unless MPI does. On processors launch "
-            "with `accelerate launch --multi_gpu --num_processes N` or `torchrun --nproc-per-node N`."
+            "`accelerate launch --cpu --num_processes N` starts a single process and leaves others to MPI. Launch with "
+            "`accelerate launch --multi_gpu --num_processes N`, which serves processors too, or with torchrun."
         )
 
 

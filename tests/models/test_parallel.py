@@ -109,6 +109,7 @@ def test_what_processes_tell_each_other(kind: str, request: pytest.FixtureReques
     assert len(talked["each"]) == 2
     for found in talked["each"]:
         assert (found["sum"], found["any"], found["main"], found["error"]) == (3.0, [True, False], 0, "no")
+        assert "for some processes only" in found["apart"]
         assert found["same"]["number"] == 0
         assert found["same"]["list"][0].tolist() == [0.0, 0.0]
         assert found["whole"]["w"].equal(torch.arange(15.0).view(5, 3))
