@@ -149,7 +149,7 @@ class _Lesson:
         self.forward, parameters = processes.prepare(self.model), self._parameters()
         total = sum(p.numel() for p in model.parameters().values())
         rate = recipe.optimiser.rate(sum(p.numel() for p in parameters.values()), total)
-        self.optimiser = Optimiser(recipe.optimiser, parameters, rate)
+        self.optimiser = Optimiser(recipe.optimiser, parameters, rate, model.embeddings())
         self.optimiser.assign(processes.spread({n: w for n, w in state.weights.items() if n in parameters}))
         self.before = self.optimiser.values() if "merge" in self.hooks else {}
         self.at, self.saved, self.best = _Position(), time.monotonic(), dict[str, Tensor]()
@@ -200,7 +200,7 @@ class _Lesson:
 
     def _penalised(
         self, step: Step, mine: Sequence[tuple[Batch, float]], own: Mapping[str, Tensor], ctx: Context
-    ) -> Mapping[str, Tensor]:
+    ) -> dict[str, Tensor]:
         """The objective's gradient and that of the methods' terms; every process computes those of no batch whole."""
         self._backward(mine, lambda batch: self.method.penalty(self.memory, batch, ctx, True))
         read = self.processes.total(self.optimiser.take_grads())

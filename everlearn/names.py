@@ -3,7 +3,7 @@
 import difflib
 import pkgutil
 import types
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from everlearn.errors import ConfigError
@@ -42,6 +42,19 @@ def resolve(name: str) -> Any:
         module, _, attribute = full.partition(":")
         known = dir(pkgutil.resolve_name(module)) if isinstance(error, AttributeError) else []
         raise ConfigError(f"{name} leads nowhere ({error}){did_you_mean(attribute, known) or '.'}") from error
+
+
+def optional(name: str, extra: str) -> Callable[..., Any]:
+    """A function of a module that needs what one of the package's extras installs.
+
+    Raises:
+        ConfigError: if that is not installed; says how to install it.
+    """
+    try:
+        found: Callable[..., Any] = pkgutil.resolve_name(name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"this needs {error.name!r}: pip install 'everlearn[{extra}]'.") from error
+    return found
 
 
 def reference(thing: Any) -> str:

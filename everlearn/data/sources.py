@@ -1,12 +1,10 @@
 """Examples from files, folders and the hub; a bad row is set aside with its file and line, and costs itself alone."""
 
-import pkgutil
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from everlearn.data.layouts import KNOWN, Layout
 from everlearn.data.rejects import Reject, Rows, named
@@ -15,6 +13,7 @@ from everlearn.data.sequences import FileExamples, stamp
 from everlearn.data.texts import CHUNK, read_texts
 from everlearn.errors import ConfigError, DataError
 from everlearn.examples import Example
+from everlearn.names import optional
 
 TEXT = (".txt", ".md")
 ROWS: Mapping[str, Callable[[Path], Iterator[Raw]]] = {
@@ -65,19 +64,6 @@ def read(
         f"Known layouts: {KNOWN}; "
         'others are read by naming their fields, as in layout = {"prompt": "question", "response": "answer"}.'
     )
-
-
-def optional(name: str, extra: str) -> Callable[..., Any]:
-    """A function of a module that needs what one of the package's extras installs.
-
-    Raises:
-        ConfigError: if that is not installed; says how to install it.
-    """
-    try:
-        found: Callable[..., Any] = pkgutil.resolve_name(name)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"this needs {error.name!r}: pip install 'everlearn[{extra}]'.") from error
-    return found
 
 
 def split_file(folder: Path, split: str) -> Path | None:

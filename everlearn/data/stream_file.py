@@ -12,7 +12,7 @@ from typing import Any
 
 from everlearn.data.checked_yaml import CheckedYaml, read_yaml
 from everlearn.data.rejects import Reject, Rows, check_rejects, named, write_rejects
-from everlearn.data.sources import optional, read, split_file
+from everlearn.data.sources import read, split_file
 from everlearn.data.splits import hold_out, sample
 from everlearn.data.streams import (
     blurry,
@@ -27,6 +27,7 @@ from everlearn.data.streams import (
 )
 from everlearn.errors import ConfigError, DataError
 from everlearn.examples import Example
+from everlearn.names import optional
 from everlearn.types import Experience, Metric, Stream
 
 REASONING_GYM = "everlearn.metrics.text:ReasoningGym"

@@ -74,6 +74,11 @@ class LanguageModel:
         """All parameters, by name."""
         return dict(self.module.named_parameters())
 
+    def embeddings(self) -> frozenset[str]:
+        """Names of the parameters of token embedding and output head."""
+        found = {id(p) for layer in (self._embedding, self._head) for p in layer.parameters()}
+        return frozenset(name for name, p in self.module.named_parameters() if id(p) in found)
+
     def assign(self, weights: Mapping[str, Tensor]) -> None:
         """Copy values into parameters, cast to each parameter's dtype and device.
 

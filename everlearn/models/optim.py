@@ -1,11 +1,11 @@
-"""Optimiser recipes: AdamW over full-precision masters, and the course of the learning rate.
+"""Optimiser recipes: AdamW or Muon over full-precision masters, and the course of the learning rate.
 
 A parameter stored in half precision is trained through a master copy in fp32: Adam's small steps would round to
 nothing otherwise. Parameters in fp32 or fp64 are their own masters.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from everlearn.errors import ConfigError
 from everlearn.models.parallel import total_norm
+from everlearn.names import optional
 from everlearn.types import Memory
 
+Torch = torch.optim.Optimizer
 Shape = Literal["cosine", "constant", "linear", "wsd"]
 
 
@@ -67,6 +69,7 @@ class AdamW:
         beta1: decay of the first moment.
         beta2: decay of the second moment.
         clip: largest norm of the whole gradient; None does not clip.
+        bits: of the moments: 32, or 8 for blocks that are quantised (arXiv:2110.02861; on CUDA, with bitsandbytes).
     """
 
     learning_rate: float | None = None
@@ -74,12 +77,69 @@ class AdamW:
     beta1: float = 0.9
     beta2: float = 0.999
     clip: float | None = 1.0
+    bits: Literal[8, 32] = 32
 
     def rate(self, trained: int, total: int) -> float:
         """The peak learning rate for a model in which `trained` of `total` parameters learn."""
         if self.learning_rate is not None:
             return self.learning_rate
         return 5e-4 if trained <= total / 10 else 2e-5
+
+    def build(self, masters: Mapping[str, Tensor], embeddings: Collection[str], rate: float) -> list[Torch]:
+        """The optimiser at work.
+
+        Args:
+            masters: what learns, by name.
+            embeddings: names of token embeddings and output heads; they are treated like the rest.
+            rate: peak learning rate.
+
+        Raises:
+            ConfigError: if 8 bits are asked for where they cannot be had.
+        """
+        betas, tensors = (self.beta1, self.beta2), list(masters.values())
+        kinds = {m.device.type for m in tensors}
+        if self.bits == 32:
+            fused = kinds <= {"cpu", "cuda"}
+            return [torch.optim.AdamW(tensors, rate, betas, weight_decay=self.weight_decay, fused=fused)]
+        if kinds != {"cuda"}:
+            raise ConfigError(f"{self}: moments of 8 bits are for CUDA, and the parameters are on {sorted(kinds)}.")
+        return [optional("everlearn.models.eight_bit:adamw", "quant")(tensors, rate, betas, self.weight_decay)]
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Muon (Jordan et al. 2024; arXiv:2502.16982): momentum, made orthogonal, for the matrices of a whole model.
+
+    A matrix moves along U V^T, where U S V^T is its momentum's singular value decomposition, found by Newton-Schulz
+    steps, and scaled so that AdamW's learning rate and weight decay fit (eq. 4 of arXiv:2502.16982). Token embeddings,
+    the output head, and what is no matrix move by AdamW at the same rate.
+
+    Args:
+        learning_rate: peak. None takes 2e-5, AdamW's for a whole model.
+        weight_decay: decoupled.
+        momentum: mu.
+        clip: largest norm of the whole gradient; None does not clip.
+    """
+
+    learning_rate: float | None = None
+    weight_decay: float = 0.0
+    momentum: float = 0.95
+    clip: float | None = 1.0
+
+    def rate(self, trained: int, total: int) -> float:
+        """The peak learning rate, however many parameters learn."""
+        return 2e-5 if self.learning_rate is None else self.learning_rate
+
+    def build(self, masters: Mapping[str, Tensor], embeddings: Collection[str], rate: float) -> list[Torch]:
+        """Muon for the matrices and AdamW for the rest; see `AdamW.build`."""
+        inner = {name for name, m in masters.items() if m.ndim == 2 and name not in embeddings}
+        others = {name: m for name, m in masters.items() if name not in inner}
+        built: list[Torch] = AdamW(weight_decay=self.weight_decay).build(others, embeddings, rate) if others else []
+        if inner:
+            matrices = [masters[name] for name in masters if name in inner]
+            muon = torch.optim.Muon(matrices, rate, self.weight_decay, self.momentum, adjust_lr_fn="match_rms_adamw")
+            built.append(muon)
+        return built
 
 
 @dataclass(frozen=True)
@@ -97,7 +157,7 @@ class Recipe:
         patience: stop after so many validations without a lower loss and keep the best weights; None never stops.
     """
 
-    optimiser: AdamW = AdamW()
+    optimiser: AdamW | Muon = AdamW()
     schedule: Schedule = Schedule()
     epochs: int = 1
     batch_size: int = 16
@@ -114,26 +174,22 @@ class Recipe:
 
 
 class Optimiser:
-    """AdamW at work on named parameters: the mutable side of a recipe.
+    """An optimiser at work on named parameters: the mutable side of a recipe.
 
     Args:
         recipe: the hyperparameters.
         parameters: what learns, by name.
         rate: peak learning rate.
+        embeddings: names of token embeddings and output heads.
     """
 
-    def __init__(self, recipe: AdamW, parameters: Mapping[str, Tensor], rate: float) -> None:
+    def __init__(
+        self, recipe: AdamW | Muon, parameters: Mapping[str, Tensor], rate: float, embeddings: Collection[str] = ()
+    ) -> None:
         self.recipe, self.rate = recipe, rate
         self.parameters = dict(parameters)
         self.masters = {name: _master(p) for name, p in self.parameters.items()}
-        fused = all(m.device.type in ("cpu", "cuda") for m in self.masters.values())
-        self._adam = torch.optim.AdamW(
-            list(self.masters.values()),
-            rate,
-            (recipe.beta1, recipe.beta2),
-            weight_decay=recipe.weight_decay,
-            fused=fused,
-        )
+        self._parts = recipe.build(self.masters, embeddings, rate)
 
     def take_grads(self) -> dict[str, Tensor]:
         """What backward passes have left in `.grad`, in the masters' precision, by name; `.grad` is cleared."""
@@ -153,12 +209,13 @@ class Optimiser:
 
     def step(self, grads: Mapping[str, Tensor], factor: float) -> None:
         """Move the masters by one step at `factor` times the peak rate; call `publish` to show it to the model."""
-        for group in self._adam.param_groups:
-            group["lr"] = self.rate * factor
         for name, master in self.masters.items():
             master.grad = grads[name]
-        self._adam.step()
-        self._adam.zero_grad(set_to_none=True)
+        for part in self._parts:
+            for group in part.param_groups:
+                group["lr"] = self.rate * factor
+            part.step()
+            part.zero_grad(set_to_none=True)
 
     def assign(self, values: Mapping[str, Tensor]) -> None:
         """Set masters by name, and the model's parameters with them."""
@@ -180,12 +237,13 @@ class Optimiser:
 
     def state(self) -> Memory:
         """Masters and moments as plain data."""
-        return {"masters": self.values(), "adam": self._adam.state_dict()}
+        return {"masters": self.values(), "parts": [part.state_dict() for part in self._parts]}
 
     def load_state(self, state: Memory) -> None:
         """The inverse of `state`."""
         self.assign(state["masters"])
-        self._adam.load_state_dict(state["adam"])
+        for part, known in zip(self._parts, state["parts"], strict=True):
+            part.load_state_dict(known)
 
 
 def _master(parameter: Tensor) -> Tensor:

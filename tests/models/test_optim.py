@@ -1,10 +1,12 @@
 """Schedules by hand; masters keep what half precision would lose."""
 
+import copy
+
 import pytest
 import torch
 
 from everlearn.errors import ConfigError
-from everlearn.models.optim import AdamW, Optimiser, Schedule
+from everlearn.models.optim import AdamW, Muon, Optimiser, Schedule
 
 
 @pytest.mark.parametrize(
@@ -83,3 +85,38 @@ def test_a_restored_optimiser_takes_the_same_steps() -> None:
     state = first.state()
     first.step({"w": torch.tensor([1.0, -2.0], dtype=torch.float64)}, 0.5)
     assert one(state)[1] == first.values()["w"].tolist()
+
+
+def test_muon_moves_a_matrix_along_its_momentum_made_orthogonal() -> None:
+    weight = torch.zeros(4, 6, dtype=torch.float64, requires_grad=True)
+    optimiser = Optimiser(Muon(clip=None), {"w": weight}, rate=0.5)
+    grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    optimiser.step({"w": grad}, 1.0)
+    u, _, v = torch.linalg.svd(grad, full_matrices=False)
+    moved = -weight.detach() / (0.5 * 0.2 * 6**0.5)  # eq. 4 of arXiv:2502.16982
+    cosine = float((moved * (u @ v)).sum() / moved.norm() / (u @ v).norm())
+    assert cosine > 0.97
+    assert torch.linalg.svdvals(moved).tolist() == pytest.approx([1] * 4, abs=0.35)  # Newton-Schulz stops near 1
+
+
+def test_muon_leaves_embeddings_and_vectors_to_adamw() -> None:
+    shapes = {"inner": (4, 6), "embedding": (5, 6), "bias": (6,)}
+    rng = torch.Generator().manual_seed(0)
+    weights = {name: torch.zeros(shape, requires_grad=True) for name, shape in shapes.items()}
+    grads = {name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}
+    optimiser = Optimiser(Muon(), weights, rate=0.1, embeddings={"embedding"})
+    optimiser.step(grads, 1.0)
+    for name in ("embedding", "bias"):
+        torch.testing.assert_close(weights[name].detach(), -0.1 * grads[name].sign(), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(weights["inner"].detach(), -0.1 * grads["inner"].sign(), atol=1e-2)
+    kept = copy.deepcopy(optimiser.state())
+    other = Optimiser(Muon(), {n: torch.zeros(s, requires_grad=True) for n, s in shapes.items()}, 0.1, {"embedding"})
+    other.load_state(kept)
+    for each in (optimiser, other):
+        each.step(grads, 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(optimiser.values().values(), other.values().values(), strict=True))
+
+
+def test_moments_of_eight_bits_are_refused_on_a_processor() -> None:
+    with pytest.raises(ConfigError, match="8 bits are for CUDA"):
+        Optimiser(AdamW(bits=8), {"w": torch.zeros(2, requires_grad=True)}, 0.1)
