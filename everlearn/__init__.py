@@ -53,6 +53,11 @@ if TYPE_CHECKING:
     from everlearn.models.optim import AdamW as AdamW
     from everlearn.models.optim import Recipe as Recipe
     from everlearn.models.optim import Schedule as Schedule
+    from everlearn.models.sampling import Completion as Completion
+    from everlearn.models.sampling import LocalSampler as LocalSampler
+    from everlearn.models.sampling import Sampler as Sampler
+    from everlearn.models.sampling import Sampling as Sampling
+    from everlearn.models.sampling import sample as sample
     from everlearn.objectives.next_token import NextToken as NextToken
     from everlearn.references import joint as joint
     from everlearn.references import single as single
@@ -67,6 +72,7 @@ _HOME = {
     "AdamW": "everlearn.models.optim",
     "AllOf": "everlearn.registry.gates",
     "Choice": "everlearn.metrics.likelihood",
+    "Completion": "everlearn.models.sampling",
     "Context": "everlearn.method",
     "EWC": "everlearn.methods.anchors",
     "EditSimilarity": "everlearn.metrics.overlap",
@@ -78,6 +84,7 @@ _HOME = {
     "Learn": "everlearn.registry.gates",
     "Learner": "everlearn.learner",
     "LoRA": "everlearn.methods.adapters",
+    "LocalSampler": "everlearn.models.sampling",
     "Matrix": "everlearn.matrix",
     "Message": "everlearn.examples",
     "Method": "everlearn.method",
@@ -90,6 +97,8 @@ _HOME = {
     "Retain": "everlearn.registry.gates",
     "RougeL": "everlearn.metrics.overlap",
     "Run": "everlearn.fold",
+    "Sampler": "everlearn.models.sampling",
+    "Sampling": "everlearn.models.sampling",
     "Sari": "everlearn.metrics.overlap",
     "Schedule": "everlearn.models.optim",
     "Settings": "everlearn.fold",
@@ -110,6 +119,7 @@ _HOME = {
     "online": "everlearn.data.streams",
     "read": "everlearn.data.sources",
     "run": "everlearn.fold",
+    "sample": "everlearn.models.sampling",
     "shuffled": "everlearn.data.streams",
     "single": "everlearn.references",
     "split_by_class": "everlearn.data.streams",
@@ -122,6 +132,7 @@ __all__ = [
     "AdamW",
     "AllOf",
     "Choice",
+    "Completion",
     "Context",
     "EditSimilarity",
     "ExactMatch",
@@ -131,6 +142,7 @@ __all__ = [
     "Learn",
     "Learner",
     "LoRA",
+    "LocalSampler",
     "Matrix",
     "Message",
     "Method",
@@ -143,6 +155,8 @@ __all__ = [
     "Retain",
     "RougeL",
     "Run",
+    "Sampler",
+    "Sampling",
     "Sari",
     "Schedule",
     "Settings",
@@ -163,6 +177,7 @@ __all__ = [
     "online",
     "read",
     "run",
+    "sample",
     "shuffled",
     "single",
     "split_by_class",
