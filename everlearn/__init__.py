@@ -64,6 +64,9 @@ if TYPE_CHECKING:
     from everlearn.registry.gates import AllOf as AllOf
     from everlearn.registry.gates import Learn as Learn
     from everlearn.registry.gates import Retain as Retain
+    from everlearn.serve.exchange import Server as Server
+    from everlearn.serve.samplers import SGLangSampler as SGLangSampler
+    from everlearn.serve.samplers import VLLMSampler as VLLMSampler
     from everlearn.types import Experience as Experience
     from everlearn.types import State as State
     from everlearn.types import Stream as Stream
@@ -97,15 +100,18 @@ _HOME = {
     "Retain": "everlearn.registry.gates",
     "RougeL": "everlearn.metrics.overlap",
     "Run": "everlearn.fold",
+    "SGLangSampler": "everlearn.serve.samplers",
     "Sampler": "everlearn.models.sampling",
     "Sampling": "everlearn.models.sampling",
     "Sari": "everlearn.metrics.overlap",
     "Schedule": "everlearn.models.optim",
+    "Server": "everlearn.serve.exchange",
     "Settings": "everlearn.fold",
     "State": "everlearn.types",
     "Stream": "everlearn.types",
     "TokenAccuracy": "everlearn.metrics.likelihood",
     "TokenLikelihood": "everlearn.metrics.likelihood",
+    "VLLMSampler": "everlearn.serve.samplers",
     "audit": "everlearn.data.audit",
     "blurry": "everlearn.data.streams",
     "chain": "everlearn.method",
@@ -155,15 +161,18 @@ __all__ = [
     "Retain",
     "RougeL",
     "Run",
+    "SGLangSampler",
     "Sampler",
     "Sampling",
     "Sari",
     "Schedule",
+    "Server",
     "Settings",
     "State",
     "Stream",
     "TokenAccuracy",
     "TokenLikelihood",
+    "VLLMSampler",
     "audit",
     "blurry",
     "chain",
