@@ -17,8 +17,8 @@ from everlearn.models.reading import Reader, Tokens, agree
 from everlearn.models.slots import Slots
 
 READ = 1024
-"""Tokens of prompts read in one pass, if there are more than one: with twice as many, activations leave the cache of a
-processor (1.52 s for 2048 tokens of the embedded model at once, 1.29 s in two passes)."""
+"""Tokens of prompts read in one pass on a processor: with more of them, activations leave its cache (1.52 s for 2048
+tokens of the embedded model at once, 1.29 s in two passes)."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,12 @@ class Decoder:
 
     def _read(self, unread: deque[list[Row]], free: int, told: Told) -> _Read:
         """Read prompts for the free slots, with hints; rows that are not over by that wait."""
-        deepest = max(len(group[0].ask.hint) for group in unread)
-        groups, longest = [unread.popleft()], 0
+        most = min(self.bounds.batch_tokens, READ) if self.reader.device.type == "cpu" else self.bounds.batch_tokens
+        groups, widest = list[list[Row]](), 0
         while unread and sum(map(len, groups)) < free:
-            longest = longest or len(groups[0][0].ask.prompt) + deepest
-            if (len(groups) + 1) * longest > min(self.bounds.batch_tokens, READ):
+            ask = unread[0][0].ask
+            widest = max(widest, len(ask.prompt) + len(ask.hint))
+            if groups and (len(groups) + 1) * widest > most:
                 break
             groups.append(unread.popleft())
         cache = self._begin(groups)

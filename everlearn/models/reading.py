@@ -69,6 +69,11 @@ class Reader:
         self._weight: Tensor = module.get_input_embeddings().weight
         self._begun: tuple[Tokens, DynamicCache] = ((), DynamicCache())
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model reads."""
+        return self._weight.device
+
     def read(self, texts: Sequence[Tokens], where: Sequence[tuple[int, int]]) -> tuple[DynamicCache, Tensor]:
         """Read texts from their beginnings.
 
@@ -89,7 +94,7 @@ class Reader:
     def step(self, slots: Slots, tokens: Tokens, columns: Sequence[int]) -> Tensor:
         """Read one token of each of the first slots, at its column; the states after them, (n, ...)."""
         positions, mask = slots.turn(columns, self._weight)
-        last = torch.tensor(tokens, device=self._weight.device)[:, None]
+        last = torch.tensor(tokens, device=self.device)[:, None]
         return self._states(last, positions, mask, slots, [(row, 0) for row in range(len(tokens))])
 
     def _share(self, texts: Sequence[Tokens], most: int) -> tuple[int, DynamicCache]:
@@ -107,7 +112,7 @@ class Reader:
         self, rows: Sequence[Tokens], known: int, cache: DynamicCache, where: Sequence[tuple[int, int]]
     ) -> Tensor:
         """Read rows of equal length behind `known` columns."""
-        tokens = torch.tensor(rows, device=self._weight.device)
+        tokens = torch.tensor(rows, device=self.device)
         positions = torch.arange(known, known + tokens.shape[1], device=tokens.device)
         ahead = torch.arange(known + tokens.shape[1], device=tokens.device) > positions[:, None]
         mask = additive(ahead[None, None], self._weight.dtype)
