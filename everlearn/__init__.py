@@ -53,12 +53,20 @@ if TYPE_CHECKING:
     from everlearn.models.optim import AdamW as AdamW
     from everlearn.models.optim import Recipe as Recipe
     from everlearn.models.optim import Schedule as Schedule
+    from everlearn.models.sampling import Completion as Completion
+    from everlearn.models.sampling import LocalSampler as LocalSampler
+    from everlearn.models.sampling import Sampler as Sampler
+    from everlearn.models.sampling import Sampling as Sampling
+    from everlearn.models.sampling import sample as sample
     from everlearn.objectives.next_token import NextToken as NextToken
     from everlearn.references import joint as joint
     from everlearn.references import single as single
     from everlearn.registry.gates import AllOf as AllOf
     from everlearn.registry.gates import Learn as Learn
     from everlearn.registry.gates import Retain as Retain
+    from everlearn.serve.exchange import Server as Server
+    from everlearn.serve.samplers import SGLangSampler as SGLangSampler
+    from everlearn.serve.samplers import VLLMSampler as VLLMSampler
     from everlearn.types import Experience as Experience
     from everlearn.types import State as State
     from everlearn.types import Stream as Stream
@@ -67,6 +75,7 @@ _HOME = {
     "AdamW": "everlearn.models.optim",
     "AllOf": "everlearn.registry.gates",
     "Choice": "everlearn.metrics.likelihood",
+    "Completion": "everlearn.models.sampling",
     "Context": "everlearn.method",
     "EWC": "everlearn.methods.anchors",
     "EditSimilarity": "everlearn.metrics.overlap",
@@ -78,6 +87,7 @@ _HOME = {
     "Learn": "everlearn.registry.gates",
     "Learner": "everlearn.learner",
     "LoRA": "everlearn.methods.adapters",
+    "LocalSampler": "everlearn.models.sampling",
     "Matrix": "everlearn.matrix",
     "Message": "everlearn.examples",
     "Method": "everlearn.method",
@@ -90,13 +100,18 @@ _HOME = {
     "Retain": "everlearn.registry.gates",
     "RougeL": "everlearn.metrics.overlap",
     "Run": "everlearn.fold",
+    "SGLangSampler": "everlearn.serve.samplers",
+    "Sampler": "everlearn.models.sampling",
+    "Sampling": "everlearn.models.sampling",
     "Sari": "everlearn.metrics.overlap",
     "Schedule": "everlearn.models.optim",
+    "Server": "everlearn.serve.exchange",
     "Settings": "everlearn.fold",
     "State": "everlearn.types",
     "Stream": "everlearn.types",
     "TokenAccuracy": "everlearn.metrics.likelihood",
     "TokenLikelihood": "everlearn.metrics.likelihood",
+    "VLLMSampler": "everlearn.serve.samplers",
     "audit": "everlearn.data.audit",
     "blurry": "everlearn.data.streams",
     "chain": "everlearn.method",
@@ -110,6 +125,7 @@ _HOME = {
     "online": "everlearn.data.streams",
     "read": "everlearn.data.sources",
     "run": "everlearn.fold",
+    "sample": "everlearn.models.sampling",
     "shuffled": "everlearn.data.streams",
     "single": "everlearn.references",
     "split_by_class": "everlearn.data.streams",
@@ -122,6 +138,7 @@ __all__ = [
     "AdamW",
     "AllOf",
     "Choice",
+    "Completion",
     "Context",
     "EditSimilarity",
     "ExactMatch",
@@ -131,6 +148,7 @@ __all__ = [
     "Learn",
     "Learner",
     "LoRA",
+    "LocalSampler",
     "Matrix",
     "Message",
     "Method",
@@ -143,13 +161,18 @@ __all__ = [
     "Retain",
     "RougeL",
     "Run",
+    "SGLangSampler",
+    "Sampler",
+    "Sampling",
     "Sari",
     "Schedule",
+    "Server",
     "Settings",
     "State",
     "Stream",
     "TokenAccuracy",
     "TokenLikelihood",
+    "VLLMSampler",
     "audit",
     "blurry",
     "chain",
@@ -163,6 +186,7 @@ __all__ = [
     "online",
     "read",
     "run",
+    "sample",
     "shuffled",
     "single",
     "split_by_class",

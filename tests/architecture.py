@@ -41,6 +41,7 @@ MORE_ARGUMENTS = {
     "everlearn.cli",  # a command's arguments are its flags
     "everlearn.models.lora.forward",  # autograd sees the tensors that it is given one by one
     "everlearn.models.attention.attend",  # transformers' own signature
+    "everlearn.models.slots.attend",  # transformers calls it by these names; an unknown one has to fail
 }
 KEYWORDS = {"everlearn.models.attention"}  # transformers calls its functions with whatever a model passes along
 LATE_IMPORTS = {"everlearn.cli"}  # so that --help answers without loading torch
@@ -51,8 +52,11 @@ ONLY_IN = {  # heavy or far-reaching packages, and the files that may know them
     "transformers": (
         "everlearn.models.load",
         "everlearn.models.gguf",  # the part of loading that converts GGUF files
-        "everlearn.models.generate",
         "everlearn.models.attention",
+        "everlearn.models.slots",  # a cache and an attention function of its kinds
+        "everlearn.models.reading",
+        "everlearn.models.decoding",
+        "everlearn.models.library",
         "everlearn.data.render",
         "everlearn.testing.toys",  # makes the architecture that the loader then loads
     ),

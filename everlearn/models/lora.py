@@ -7,7 +7,8 @@ plain formula is exact enough.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,7 @@ class LoRALinear(nn.Module):
         self.B = nn.Parameter(torch.zeros(self.out_features, rank, dtype=kind, device=self.weight.device))
         self._joined: Tensor | None = None
         self._apart = False
+        self._settled: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -79,6 +81,8 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
+        if self._settled is not None and self._joined is not None:
+            return linear(torch.cat([x, linear(x, self._settled)], -1), self._joined, self.bias)
         kept = dropout(x, self.dropout, self.training)
         if self.weight.dtype not in HALF:
             return linear(x, self.weight, self.bias) + self.scale * linear(linear(kept, self.A), self.B)
@@ -93,6 +97,20 @@ class LoRALinear(nn.Module):
         """Give W a place of its own for good: one that is sharded is there during a pass alone, and copied in each."""
         self._apart, self._joined = True, None
         self.base.weight.data = self.weight.T.contiguous() if is_transposed(self.base) else self.weight.contiguous()
+
+    def settle(self) -> None:
+        """Write B beside W and keep the scaled A, as `forward` does in each pass, until `unsettle`.
+
+        For half precision in evaluation alone: until then a change of A or B is not seen, and nothing has a gradient.
+        """
+        if self.weight.dtype in HALF:
+            with torch.no_grad():
+                self._join()[:, -self.rank :] = self.B
+                self._settled = (self.scale * self.A).to(self.weight.dtype)
+
+    def unsettle(self) -> None:
+        """Follow A and B again."""
+        self._settled = None
 
     def _join(self) -> Tensor:
         """(out, in + rank), whose first columns are W: it lives there, so that it is not copied in each pass."""
@@ -175,6 +193,19 @@ def put(module: nn.Module, name: str, rank: int, scale: float, dropout: float = 
 def adapters(module: nn.Module) -> dict[str, LoRALinear]:
     """The adapted layers by name."""
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoRALinear)}
+
+
+@contextmanager
+def settled(module: nn.Module) -> Iterator[None]:
+    """Inside, weights stand still, and what adapters prepare in each pass is prepared once; see `LoRALinear.settle`."""
+    layers = adapters(module).values()
+    try:
+        for layer in layers:
+            layer.settle()
+        yield
+    finally:
+        for layer in layers:
+            layer.unsettle()
 
 
 def fold(module: nn.Module) -> None:

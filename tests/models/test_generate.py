@@ -21,46 +21,21 @@ from transformers import (
 from everlearn.data.render import render_choice, render_prompt
 from everlearn.errors import ModelError
 from everlearn.examples import Message
-from everlearn.models.generate import VERIFIED, generate, most_probable
+from everlearn.models.generate import VERIFIED, generate
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.lora import adapters, wrap
-from everlearn.testing.toys import toy_model, toy_module, toy_tokenizer
+from everlearn.testing.toys import toy_model, toy_tokenizer
+from tests.models.lively import by_definition, enders, lively, some_prompts, stirred
 
 SIZE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
 
 
-def enders(text: str = "1") -> PreTrainedTokenizerFast:
-    """The toy's tokenizer with a frequent character as its end token, so that some answers end early."""
-    tokenizer = toy_tokenizer()
-    tokenizer.eos_token = text
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
-    return tokenizer
-
-
-def lively(seed: int = 0) -> nn.Module:
-    """A toy whose answers vary."""
-    module = toy_module(seed)
-    torch.manual_seed(seed)
-    for parameter in module.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.3)
-    return module
-
-
-def some_prompts(count: int, shared: int = 0) -> list[list[int]]:
-    rng = random.Random(0)
-    start = [rng.randrange(6, 50) for _ in range(shared)]
-    return [start + [rng.randrange(6, 50) for _ in range(rng.randrange(1, 12))] for _ in range(count)]
-
-
-def by_definition(module: nn.Module, prompt: Sequence[int], limit: int, end: int) -> list[int]:
-    """Greedy decoding, each token by a pass over all before it."""
-    tokens = list(prompt)
-    with torch.inference_mode():
-        while len(tokens) < len(prompt) + limit and tokens[len(prompt) :][-1:] != [end]:
-            tokens.append(int(module(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
-    return tokens[len(prompt) :]
+def probed(module: nn.Module, tokenizer: PreTrainedTokenizerFast) -> LanguageModel:
+    """A model that has been asked before, so that what is checked once is behind it."""
+    model = LanguageModel(module, tokenizer, "toy")
+    generate(model, [[7]], 1)
+    return model
 
 
 def texts(tokenizer: PreTrainedTokenizerFast, answers: Sequence[Sequence[int]]) -> list[str]:
@@ -99,31 +74,30 @@ def test_expected_answers_right_wrong_or_absent_change_no_answer() -> None:
 def test_right_expected_answers_need_one_pass() -> None:
     module, tokenizer, prompts = lively(), enders(), some_prompts(12)
     answers = [by_definition(module, p, 8, tokenizer.eos_token_id) for p in prompts]
-    calls: list[int] = []
+    model, calls = probed(module, tokenizer), list[int]()
     module.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
-    generate(LanguageModel(module, tokenizer, "toy"), prompts, 8)
+    generate(model, prompts, 8)
     plain, calls[:] = len(calls), []
-    generate(LanguageModel(module, tokenizer, "toy"), prompts, 8, hints=answers)
-    probes = 2
-    assert len(calls) == probes + 1
-    assert plain == probes + 8
+    generate(model, prompts, 8, hints=answers)
+    assert len(calls) == 1
+    assert plain == 8
 
 
 def test_a_finished_row_leaves_its_batch() -> None:
     module, tokenizer, prompts = lively(), enders(), some_prompts(24)
     answers = [by_definition(module, p, 8, tokenizer.eos_token_id) for p in prompts]
-    rows: list[int] = []
+    model, rows = probed(module, tokenizer), list[int]()
     module.model.layers[0].register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
-    generate(LanguageModel(module, tokenizer, "toy"), prompts, 8)
-    assert rows[2:] == [sum(len(a) >= n for a in answers) for n in range(1, 9)]
+    generate(model, prompts, 8)
+    assert rows == [sum(len(a) >= n for a in answers) for n in range(1, 9)]
 
 
 def test_what_all_prompts_begin_with_is_read_once() -> None:
     module, tokenizer, prompts = lively(), enders(), some_prompts(10, 40)
-    read: list[int] = []
+    model, read = probed(module, tokenizer), list[int]()
     module.model.layers[0].register_forward_hook(lambda _, given, __: read.append(given[0].shape[:2].numel()))
-    generate(LanguageModel(module, tokenizer, "toy"), prompts, 1)
-    assert read[2:] == [40, 10 * (max(map(len, prompts)) - 40)]
+    generate(model, prompts, 1)
+    assert read == [40, 10 * (max(map(len, prompts)) - 40)]
 
 
 @pytest.mark.parametrize(
@@ -138,11 +112,7 @@ def test_what_all_prompts_begin_with_is_read_once() -> None:
     ids=["positions as weights", "scaled scores", "sliding window", "full window", "recurrent state"],
 )
 def test_other_architectures_answer_as_by_definition(module: nn.Module) -> None:
-    torch.manual_seed(0)
-    module = module.double().eval()
-    for name, parameter in module.named_parameters():
-        if "norm" not in name and parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.5)
+    module = stirred(module.double().eval(), 0.5)
     tokenizer, prompts = enders("f"), some_prompts(8, 2)
     answers = [by_definition(module, p, 7, tokenizer.eos_token_id) for p in prompts]
     assert generate(LanguageModel(module, tokenizer, "toy"), prompts, 7, hints=answers) == texts(tokenizer, answers)
@@ -168,17 +138,6 @@ def test_dropout_does_not_act_and_the_mode_is_given_back() -> None:
     expected = texts(tokenizer, [by_definition(module.eval(), p, 6, tokenizer.eos_token_id) for p in prompts])
     assert generate(LanguageModel(module.train(), tokenizer, "toy"), prompts, 6) == expected
     assert module.training
-
-
-def test_close_scores_are_told_apart_beyond_half_precision() -> None:
-    torch.manual_seed(0)
-    hidden, weight = torch.randn(40, 64).bfloat16(), (4 + torch.randn(500, 64) / 32).bfloat16()
-    exact = (hidden.double() @ weight.double().T).argmax(-1)
-    assert torch.equal(most_probable(hidden, weight, None), exact)
-    assert not torch.equal((hidden @ weight.T).argmax(-1), exact)
-    shift = torch.zeros(500).bfloat16()
-    shift[3] = 100
-    assert most_probable(hidden, weight, shift).tolist() == [3] * 40
 
 
 def test_progress_is_told_up_to_the_end() -> None:

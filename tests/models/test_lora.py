@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from everlearn.errors import ModelError
-from everlearn.models.lora import LoRALinear, adapters, fold, wrap
+from everlearn.models.lora import LoRALinear, adapters, fold, settled, wrap
 
 PER_LAYER = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
@@ -307,3 +307,19 @@ def test_dropout_acts_on_the_adapter_alone_and_only_while_learning() -> None:
         nn.init.normal_(layer.B)
         assert not torch.equal(layer.train()(x), layer.eval()(x))
         assert torch.equal(layer.eval()(x), layer.eval()(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_settled_adapters_give_the_same_bits_and_follow_their_weights_again_after(dtype: torch.dtype) -> None:
+    module = llama().to(dtype)
+    wrap(module, "all-linear", 4, 8.0)
+    trained(module)
+    with torch.inference_mode():
+        before = module(tokens()).logits
+        with settled(module):
+            assert torch.equal(module(tokens()).logits, before)
+    for adapter in adapters(module).values():
+        adapter.B.data.mul_(3)
+    assert not torch.equal(module(tokens()).logits, before)
+    module(tokens()).logits.float().sum().backward()
+    assert all(a.A.grad is not None and a.B.grad is not None for a in adapters(module).values())
