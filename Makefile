@@ -47,7 +47,8 @@ bench: $(PEERS)/.stamp  ## speed and memory beside the peers, in about half an h
 
 # The peers live in an environment of their own, with the lock's torch and transformers. Three packages that lm_eval
 # asks for come as sources alone: pure Python, so that still nothing is compiled.
-$(PEERS)/.stamp: requirements.lock pyproject.toml | setup
+$(PEERS)/.stamp: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; say where it is: make bench PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x $(PEERS)/bin/pip || $(PYTHON) -m venv $(PEERS)
 	@echo "Setting up $(PEERS) with TRL, PEFT and lm-eval; with a fast network this takes two to four minutes."
 	@sed '/^-/d' requirements.lock > $(PEERS)/constraints.txt

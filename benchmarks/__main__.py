@@ -34,7 +34,9 @@ def main(
     if not quick and len(chosen) == len(ROWS):
         minutes = (time.monotonic() - started) / 60
         write_atomic(RESULTS, results(findings, "make bench", minutes))
-        print(f"\nwritten to benchmarks/{RESULTS.name} after {minutes:.0f} minutes")
+        say(f"\nwritten to benchmarks/{RESULTS.name} after {minutes:.0f} minutes")
+    if any(f.refused for f in findings):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

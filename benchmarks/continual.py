@@ -64,7 +64,7 @@ def many(name: str, count: int, rounds: int) -> dict[str, Any]:
     by = ours.learner(SMALL, METHODS[name])
     model = by.open()
     state, kept, peaks = by.start(model), {}, []
-    sizes = ((32, 32),) * SMALL.batch_size * 2
+    sizes = ((32, 32),) * SMALL.batch_size
     for number in range(1, count + 1):
         kept[number] = state
         state = ours.study(by, model, state, inputs.rows(model, sizes, number), f"e{number}").state

@@ -26,6 +26,10 @@ class NotThereError(Exception):
     """A row cannot be measured yet, or not here; the message is the reason that the table gives."""
 
 
+class DifferentError(Exception):
+    """The two sides did not do the same, so that their times say nothing."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One side, run once.
@@ -93,6 +97,8 @@ class Finding:
         ours: our side in words, with units.
         theirs: the other side.
         checked: what was made sure to be the same on both sides; or why there is no ratio.
+        digits: behind the point.
+        refused: whether the sides turned out to do different things.
     """
 
     work: str
@@ -103,12 +109,13 @@ class Finding:
     theirs: str = ""
     checked: str = ""
     digits: int = 2
+    refused: bool = False
 
     @property
     def verdict(self) -> str:
         """Whether the goal is met, or that there is nothing yet to tell by."""
         if self.ratio is None:
-            return "not there yet"
+            return "**refused**" if self.refused else "not there yet"
         return "" if self.goal is None else "yes" if self.goal.met(self.ratio.middle) else "**no**"
 
 
@@ -166,10 +173,10 @@ def require_same(what: str, ours: object, theirs: object) -> str:
     """Make sure that both sides did the same; a comparison of different things is no benchmark.
 
     Raises:
-        AssertionError: if they did not.
+        DifferentError: if they did not.
     """
     if ours != theirs:
-        raise AssertionError(f"the sides differ in {what}: {_short(ours)} here, {_short(theirs)} there")
+        raise DifferentError(f"the sides differ in {what}: {_short(ours)} here, {_short(theirs)} there")
     return what
 
 

@@ -60,10 +60,10 @@ def lesson(name: str, examples: Sequence[Example]) -> Experience:
 
 def choice_items(count: int) -> tuple[list[Example], str]:
     """Multiple-choice items, and where they come from in words."""
-    files = sorted(GENERAL.glob("*.jsonl"))
-    found = [item for file in files for item in _choices(file)]
-    if found:
-        return random.Random(0).sample(found, count), "sampled from ARC-Easy, BoolQ, OpenBookQA, PIQA and Winogrande"
+    read = {file.stem: list(_choices(file)) for file in sorted(GENERAL.glob("*.jsonl"))}
+    used = [name for name, items in read.items() if items]  # others have no candidates, or have them in another form
+    if used:
+        return random.Random(0).sample([i for name in used for i in read[name]], count), f"from {', '.join(used)}"
     suite = general_suite()
     items = [suite[i % len(suite)] for i in range(count)]
     return items, f"the general suite's {len(suite)} items, repeated"

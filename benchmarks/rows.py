@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from benchmarks import continual, decoding, scoring, startup, training
-from benchmarks.harness import Finding, NotThereError
+from benchmarks.harness import DifferentError, Finding, NotThereError
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Row:
             return self.measure(quick)
         except NotThereError as reason:
             return [Finding(self.work, "", None, checked=str(reason))]
+        except DifferentError as reason:  # the other rows are still worth their time
+            return [Finding(self.work, "", None, checked=str(reason), refused=True)]
 
 
 ROWS: Mapping[str, Row] = {

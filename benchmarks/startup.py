@@ -18,16 +18,12 @@ def start(quick: bool = False) -> list[Finding]:
         "`import everlearn`": ([sys.executable, "-c", "import everlearn"], 0.3),
         "`everlearn --help`": ([str(command), "--help"], 0.6),
     }
-    return [
-        Finding(
-            f"{name}: seconds by the wall",
-            "",
-            Goal(limit, least=False),
-            Spread(tuple(_seconds(call) for _ in range(2 if quick else TIMES))[1:]),
-            checked=f"{TIMES - 1} fresh processes",
-        )
-        for name, (call, limit) in cases.items()
-    ]
+    findings = []
+    for name, (call, limit) in cases.items():
+        seconds = [_seconds(call) for _ in range(2 if quick else TIMES)][1:]  # the first one reads the files
+        work, checked = f"{name}: seconds by the wall", f"{len(seconds)} fresh processes"
+        findings.append(Finding(work, "", Goal(limit, least=False), Spread(tuple(seconds)), checked=checked))
+    return findings
 
 
 def _seconds(command: Sequence[str]) -> float:

@@ -4,7 +4,18 @@ import random
 
 import pytest
 
-from benchmarks.harness import Finding, Goal, NotThereError, Sample, Spread, interleave, ratios, require_same, speeds
+from benchmarks.harness import (
+    DifferentError,
+    Finding,
+    Goal,
+    NotThereError,
+    Sample,
+    Spread,
+    interleave,
+    ratios,
+    require_same,
+    speeds,
+)
 from benchmarks.inputs import conversation, instruction_sizes
 from benchmarks.rows import ROWS, Row
 from benchmarks.table import results
@@ -43,8 +54,10 @@ def test_a_goal_is_a_bound_from_one_side(goal, ratio, met):
 
 
 def test_sides_that_did_different_things_are_no_benchmark():
-    with pytest.raises(AssertionError, match="optimiser steps: 2 here, 3 there"):
+    with pytest.raises(DifferentError, match="optimiser steps: 2 here, 3 there"):
         require_same("optimiser steps", 2, 3)
+    (found,) = Row("some work", lambda quick: [require_same("tokens", 1, 2)]).findings()
+    assert (found.refused, found.verdict, found.ratio) == (True, "**refused**", None)
 
 
 def test_every_kind_of_work_has_a_row():
