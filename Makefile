@@ -1,10 +1,11 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow check fix docs
+.PHONY: help setup demo test slow check fix docs bench
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
 STAMP := .venv/.stamp
+PEERS := .venv-bench
 
 help:  ## show this list
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,3 +41,18 @@ fix: setup  ## what ruff can mend by itself
 
 docs: setup  ## write the pages of docs/ that are made from the code
 	$(BIN)/python -m everlearn.testing.documents
+
+bench: $(PEERS)/.stamp  ## speed and memory beside the peers, in about half an hour; writes benchmarks/RESULTS.md
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(PEERS)/bin/python -m benchmarks $(ARGS)
+
+# The peers live in an environment of their own, with the lock's torch and transformers. Three packages that lm_eval
+# asks for come as sources alone: pure Python, so that still nothing is compiled.
+$(PEERS)/.stamp: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; say where it is: make bench PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(PEERS)/bin/pip || $(PYTHON) -m venv $(PEERS)
+	@echo "Setting up $(PEERS) with TRL, PEFT and lm-eval; with a fast network this takes two to four minutes."
+	@sed '/^-/d' requirements.lock > $(PEERS)/constraints.txt
+	@$(PEERS)/bin/pip install -qq --disable-pip-version-check -c $(PEERS)/constraints.txt setuptools wheel
+	@$(PEERS)/bin/pip install -qq --disable-pip-version-check --no-build-isolation -c $(PEERS)/constraints.txt \
+		--only-binary :all: --no-binary sqlitedict,rouge-score,word2number,everlearn --editable '.[bench]'
+	@touch $@
