@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from everlearn.errors import EverlearnError, Interrupted
@@ -203,17 +202,10 @@ def _print_json(value: Any) -> None:
 def main() -> None:
     """The entry point of the `everlearn` command."""
     try:
-        code = app(standalone_mode=False)
+        app()  # ends the process itself: after a command, a wrong word (2) or Ctrl-C (130)
     except Interrupted as stopped:
         typer.echo(str(stopped), err=True)
-        code = STOPPED
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        typer.echo("stopped.", err=True)
-        code = STOPPED
-    except click.ClickException as error:
-        error.show()
-        code = FAILED
-    except EverlearnError as error:
+        sys.exit(STOPPED)
+    except (EverlearnError, OSError) as error:  # a full disk, say, is no defect of the program
         typer.echo(f"error: {error}", err=True)
-        code = FAILED
-    sys.exit(code)
+        sys.exit(FAILED)

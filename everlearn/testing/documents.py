@@ -27,7 +27,8 @@ each hook receives and returns stands in [concepts](concepts.md#methods-act-in-t
 ERRORS = """# Errors
 
 What this package raises on purpose is an `EverlearnError`. Its message says what is wrong with which value, where, and
-what to do; any other exception is a defect of ours and worth reporting. On the command line the message stands alone,
+what to do; any other exception but one of the machine's own (a full disk, a missing permission) is a defect of ours and
+worth reporting. On the command line the message stands alone,
 and the exit code is 2, or 130 for a run that was stopped and can go on. Exit code 1 is no error but an answer: the
 audit found a defect, or a gate refused a version."""
 

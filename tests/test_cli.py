@@ -1,0 +1,43 @@
+"""The command answers a mistake with a message and its exit code, never with a trace."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everlearn.cli import FAILED
+
+
+def said(*words: object) -> tuple[int, str]:
+    """Exit code of the real command, and what it printed."""
+    command = [sys.executable, "-c", "from everlearn.cli import main; main()", *map(str, words)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.returncode, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["runn"], "No such command 'runn'"),
+        (["run"], "Missing argument"),
+        (["run", "s.yaml"], "Missing option"),
+        (["matrix", "--jsn", "x"], "No such option"),
+        (["demo", "--seed", "one"], "--seed"),
+        ([], "Usage"),
+    ],
+)
+def test_words_that_are_no_command_are_explained(words: list[str], expected: str) -> None:
+    code, text = said(*words)
+    assert code == FAILED
+    assert expected in text
+    assert "Traceback" not in text
+
+
+def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1?", "response": "1"}\n' * 3)
+    (tmp_path / "s.yaml").write_text("experiences: [{name: a, train: rows.jsonl, test: rows.jsonl}]\n")
+    code, text = said("run", tmp_path / "s.yaml", "--out", tmp_path / "rows.jsonl")
+    assert code == FAILED
+    assert "rows.jsonl" in text
+    assert "Traceback" not in text
