@@ -10,6 +10,7 @@ Imports stand inside the commands so that help answers at once.
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,7 @@ import typer
 from everlearn.errors import EverlearnError, Interrupted
 
 if TYPE_CHECKING:
+    from everlearn.data.rejects import Reject
     from everlearn.fold import Run
     from everlearn.matrix import Matrix
 
@@ -54,7 +56,11 @@ def demo(
 
 @app.command()
 def run(
-    stream: Annotated[Path, typer.Argument(help="A stream.yaml, or an earlier run's run.json to repeat it.")],
+    ctx: typer.Context,
+    stream: Annotated[
+        Path,
+        typer.Argument(help="A stream.yaml; or an earlier run's run.json, to repeat it but for what is said here."),
+    ],
     out: Annotated[Path, typer.Option(help="The run's folder. A run that was stopped there goes on.")],
     model: Annotated[str, typer.Option(help="Hub name, directory, GGUF file, or 'embedded'.")] = "embedded",
     method: Annotated[
@@ -79,13 +85,16 @@ def run(
     from everlearn.progress import Bars
 
     asked = Asked(str(stream), model, method, recipe, gate, suite, seed, dtype, device)
-    learner, loaded, settings = prepare(asked, out)
+    learner, loaded, settings = prepare(asked, out, _given(ctx) & asdict(asked).keys() - {"stream"})
+    _tell(settings.rejects, out)
     with Bars() as bars:
         try:
             made = fold(learner, loaded, out, settings, bars)
         except Interrupted as stopped:
             again = shlex.join(["everlearn", *sys.argv[1:]])
             raise Interrupted(f"{stopped} What is done is kept in {out}. To go on:\n  {again}") from stopped
+    if len(found := made.files.rejects()) > len(settings.rejects):
+        _tell(found, out)
     _show(made, as_json)
     raise typer.Exit(NO if any(e.kind == "reject" for e in made.events) else OK)
 
@@ -107,14 +116,14 @@ def audit(
     from everlearn.models.load import load_tokenizer
     from everlearn.terminal import audit_table, rejects_table
 
-    loaded, rejects = read_stream(stream)
+    read = read_stream(stream)
     tokenizer = load_tokenizer(model) if length else None
-    found = look(loaded, length, None if tokenizer is None else lambda e: len(render(tokenizer, e).tokens))
+    found = look(read.stream, length, None if tokenizer is None else lambda e: len(render(tokenizer, e).tokens))
     if as_json:
-        _print_json({"findings": found.rows(), "rejected": [asdict(r) for r in rejects], "spoils": found.spoils})
+        _print_json({"findings": found.rows(), "rejected": [asdict(r) for r in read.rejects], "spoils": found.spoils})
     else:
         _print(audit_table(found))
-        _print(rejects_table(rejects))
+        _print(rejects_table(read.rejects))
     raise typer.Exit(NO if found.spoils else OK)
 
 
@@ -170,6 +179,20 @@ def methods(as_json: Json = False) -> None:
         _print_json(rows)
     else:
         _print(plain_table(rows, "methods; combine them with commas"))
+
+
+def _given(ctx: typer.Context) -> set[str]:
+    """The parameters that were given on the command line, and not left to their defaults."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
+def _tell(rejects: "Sequence[Reject]", out: Path) -> None:
+    """Say which rows were set aside, beside the results."""
+    from everlearn.data.rejects import named
+
+    if rejects:
+        typer.echo(f"{len(rejects)} rows set aside in {out / 'rejected.jsonl'}: {named(rejects)}", err=True)
 
 
 def _show(made: "Run", as_json: bool) -> None:
