@@ -125,6 +125,7 @@ PLANTED = {  # rule: (file, its text, what the rule has to say), several times
         ("everlearn/__init__.py", "from everlearn.types import Batch\n__all__ = []\n", "['Batch']"),
         ("everlearn/data/__init__.py", DOC + "from everlearn.types import Batch\n", "more than a docstring"),
         ("everlearn/types.py", '__all__ = ["Batch"]\n', "only the root re-exports"),
+        ("everlearn/testing/__init__.py", DOC + "from everlearn.types import Batch\n", "more or less than"),
     ],
     "tests_mirror_the_package": [
         ("tests/test_nothing.py", "", "mirrors no module"),
