@@ -224,6 +224,7 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """The entry point of the `everlearn` command."""
+    sys.path.append(str(Path.cwd()))  # so that a class in a file here has a name, as in mymodule:Interpolate()
     try:
         app()  # ends the process itself: after a command, a wrong word (2) or Ctrl-C (130)
     except Interrupted as stopped:

@@ -9,10 +9,11 @@ import pytest
 from everlearn.cli import FAILED
 
 
-def said(*words: object) -> tuple[int, str]:
-    """Exit code of the real command, and what it printed."""
-    command = [sys.executable, "-c", "from everlearn.cli import main; main()", *map(str, words)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+def said(*words: object, folder: Path | None = None) -> tuple[int, str]:
+    """Exit code of the real command, started in a folder, and what it printed."""
+    # -P: the folder is no place for modules of its own accord, as it is for an installed script
+    command = [sys.executable, "-P", "-c", "from everlearn.cli import main; main()", *map(str, words)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     return result.returncode, result.stdout + result.stderr
 
 
@@ -41,3 +42,16 @@ def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     assert code == FAILED
     assert "rows.jsonl" in text
     assert "Traceback" not in text
+
+
+def test_a_method_in_a_file_of_the_working_folder_has_a_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom everlearn import Method\n"
+        "@dataclass(frozen=True)\nclass Mine(Method):\n    fraction: float = 0.5\n"
+    )
+    (tmp_path / "s.yaml").write_text("experiences: [{name: a, train: nothing.jsonl, test: nothing.jsonl}]\n")
+    for method, expected in (("mine:Mine(fraction=0.7)", "nothing.jsonl"), ("mine:Mine(part=1)", "fraction=0.5")):
+        words = ["run", "s.yaml", "--out", "run", "--method", method]
+        code, text = said(*words, folder=tmp_path)
+        assert code == FAILED
+        assert expected in text
