@@ -20,8 +20,8 @@ NAMED = re.compile(r"\(([A-Z][^()]*\b(?:19|20)\d\d\b[^()]*)\)")
 
 METHODS = """# Methods
 
-A method is a frozen dataclass: its fields are its hyperparameters, and the same expression works in Python, on the
-command line (`--method "LoRA(rank=16), Replay(fraction=0.1)"`) and in a YAML file. The hooks say where it acts; what
+A method is a frozen dataclass: its fields are its hyperparameters, and the same expression works in Python and on
+the command line (`--method "LoRA(rank=16), Replay(fraction=0.1)"`). The hooks say where it acts; what
 each hook receives and returns stands in [concepts](concepts.md#methods-act-in-ten-hooks)."""
 
 ERRORS = """# Errors

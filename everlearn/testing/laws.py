@@ -147,7 +147,10 @@ def nothing_at_strength_zero(method: Any) -> None:
     if zero:
         weak = replace(method, **zero)
         if not equal(learned(weak).weights, learned(chain()).weights):
-            raise LawBroken(f"{weak} does not learn what plain fine-tuning learns.")
+            raise LawBroken(
+                f"{weak} does not learn what plain fine-tuning learns; "
+                f"{' and '.join(zero)} of zero means that everywhere: name a field of another meaning otherwise."
+            )
 
 
 LAWS: tuple[Law, ...] = (
