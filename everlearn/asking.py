@@ -13,6 +13,7 @@ from everlearn.fold import Settings
 from everlearn.learner import Learner
 from everlearn.metrics.suites import general_suite
 from everlearn.models.optim import Recipe
+from everlearn.models.parallel import launched
 from everlearn.registry.gates import AllOf, Gate
 from everlearn.run_folder import RunFolder
 from everlearn.types import Stream
@@ -52,7 +53,8 @@ def prepare(asked: Asked, out: Path, given: Collection[str] = ()) -> tuple[Learn
     suite = None if asked.suite == "shipped" else () if asked.suite == "none" else general_suite(Path(asked.suite))
     gate = _gate(asked.gate)
     # A folder in which a run is under way has its rejects; those of another stream would take their place.
-    read = read_stream(Path(asked.stream), None if RunFolder(out).events() else out / "rejected.jsonl")
+    fresh = launched().main and not RunFolder(out).events()
+    read = read_stream(Path(asked.stream), out / "rejected.jsonl" if fresh else None)
     settings = Settings(gate, suite, bad_rows=read.bad_rows, rejects=read.rejects, source=asdict(_lasting(asked)))
     return learner, read.stream, settings
 

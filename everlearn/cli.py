@@ -9,8 +9,10 @@ Imports stand inside the commands so that help answers at once.
 
 import json
 import shlex
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,7 +53,8 @@ def demo(
     """
     from everlearn.demo import run_demo
 
-    run_demo(out, seed)
+    with _resumable(out):
+        run_demo(out, seed)
 
 
 @app.command()
@@ -82,20 +85,21 @@ def run(
     """
     from everlearn.asking import Asked, prepare
     from everlearn.fold import run as fold
+    from everlearn.models.parallel import launched
     from everlearn.progress import Bars
+    from everlearn.types import Silent
 
     asked = Asked(str(stream), model, method, recipe, gate, suite, seed, dtype, device)
+    main = launched().main  # several processes speak with one voice
     learner, loaded, settings = prepare(asked, out, _given(ctx) & asdict(asked).keys() - {"stream"})
-    _tell(settings.rejects, out)
-    with Bars() as bars:
-        try:
-            made = fold(learner, loaded, out, settings, bars)
-        except Interrupted as stopped:
-            again = shlex.join(["everlearn", *sys.argv[1:]])
-            raise Interrupted(f"{stopped} What is done is kept in {out}. To go on:\n  {again}") from stopped
-    if len(found := made.files.rejects()) > len(settings.rejects):
-        _tell(found, out)
-    _show(made, as_json)
+    if main:
+        _tell(settings.rejects, out)
+    with Bars() if main else nullcontext(Silent()) as bars, _resumable(out):
+        made = fold(learner, loaded, out, settings, bars)
+    if main:
+        if len(found := made.files.rejects()) > len(settings.rejects):
+            _tell(found, out)
+        _show(made, as_json)
     raise typer.Exit(NO if any(e.kind == "reject" for e in made.events) else OK)
 
 
@@ -179,6 +183,18 @@ def methods(as_json: Json = False) -> None:
         _print_json(rows)
     else:
         _print(plain_table(rows, "methods; combine them with commas"))
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Say after Ctrl-C, once or twice, how to go on."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        program = "everlearn" if shutil.which("everlearn") else sys.argv[0]  # make starts one that is not on the path
+        again = shlex.join([program, *sys.argv[1:]])
+        what = f"{stopped}" or "stopped at once; what was done since the last checkpoint is done again."
+        raise Interrupted(f"{what} What is done is kept in {out}. To go on:\n  {again}") from stopped
 
 
 def _given(ctx: typer.Context) -> set[str]:

@@ -6,7 +6,7 @@ twice and a stopped evaluation goes on where it was.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from everlearn.files import read_json, write_json
 from everlearn.metrics.likelihood import Choice
 from everlearn.models.answers import TOKENS, answer
 from everlearn.models.language_model import LanguageModel
+from everlearn.models.parallel import Processes
 from everlearn.types import Metric, Outcome, Progress, Stream
 
 
@@ -66,13 +67,59 @@ def sit(model: LanguageModel, exam: Exam, progress: Progress | None = None) -> t
     return tuple(Outcome(e.key, exam.metric.score(e, reply), reply.text) for e, reply in pairs)
 
 
-def scored(
-    model: LanguageModel, version: str, exam: Exam, folder: Path, progress: Progress | None = None
-) -> tuple[Outcome, ...]:
-    """As `sit`, but read from `folder` where the same version has sat the same exam before."""
-    file = folder / f"{exam.key(version)}.json"
-    if not file.exists():
-        outcomes = sit(model, exam, progress)
-        rows = [[o.key, o.score, o.reply] for o in outcomes]
-        write_json(file, {"version": version, "exam": exam.name, "metric": dump(exam.metric), "outcomes": rows})
+def rounds(
+    model: LanguageModel,
+    version: str,
+    exams: Sequence[Exam],
+    folder: Path,
+    progress: Progress,
+    processes: Processes,
+) -> Iterator[dict[str, tuple[Outcome, ...]]]:
+    """A version's outcomes by exam, piece by piece; read from `folder` where it has sat the same exam before.
+
+    Args:
+        model: holds the version.
+        version: its name.
+        exams: what it is asked.
+        folder: of outcomes; the main process writes them as they come.
+        progress: told what this process does.
+        processes: each sits one exam of a round, whole, so that its outcomes are those of one process; the exams of a
+            round have about as many items.
+    """
+    files = {exam.name: folder / f"{exam.key(version)}.json" for exam in exams}
+    known = processes.by_main(
+        lambda: {exam.name: _read(files[exam.name]) for exam in exams if files[exam.name].exists()}
+    )
+    yield known
+    rest = [exam for exam in exams if exam.name not in known]
+    if processes.count > 1:
+        rest.sort(key=lambda exam: len(exam.examples), reverse=True)
+    for start in range(0, len(rest), processes.count):
+        together = rest[start : start + processes.count]
+        with processes.gathered(model.module):
+            mine = together[processes.index : processes.index + 1]
+            sat = [sit(model, exam, _Named(progress, exam)) for exam in mine]
+        found = {exam.name: part[0] for exam, part in zip(together, processes.gather(sat), strict=False)}
+        for exam in together:
+            processes.by_main(_write, files[exam.name], version, exam, found[exam.name])
+        yield found
+
+
+def _read(file: Path) -> tuple[Outcome, ...]:
     return tuple(Outcome(key, score, reply) for key, score, reply in read_json(file)["outcomes"])
+
+
+def _write(file: Path, version: str, exam: Exam, outcomes: Sequence[Outcome]) -> None:
+    rows = [[o.key, o.score, o.reply] for o in outcomes]
+    write_json(file, {"version": version, "exam": exam.name, "metric": dump(exam.metric), "outcomes": rows})
+
+
+class _Named:
+    """Progress under an exam's name."""
+
+    def __init__(self, progress: Progress, exam: Exam) -> None:
+        self._progress, self._stage = progress, f"scoring {exam.name}" + (" again" if exam.tokens < TOKENS else "")
+
+    def update(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Pass on."""
+        self._progress.update(self._stage, done, total, note)

@@ -5,30 +5,30 @@ experiences are read from the ledger, the unfinished one goes on from its checkp
 """
 
 import json
-import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from types import FrameType
 from typing import Any
 
 from everlearn.config import dump, show
 from everlearn.data.rejects import BAD_ROWS, Reject, check_rejects, write_rejects
 from everlearn.data.sequences import select
 from everlearn.errors import DataError, Interrupted
-from everlearn.evaluate import exams, scored
+from everlearn.evaluate import exams, rounds
 from everlearn.examples import Example
 from everlearn.files import lock
 from everlearn.learner import Learner, Watch, learn
 from everlearn.matrix import Matrix, Row
 from everlearn.metrics.suites import general_suite
+from everlearn.models.parallel import launched
 from everlearn.registry.gates import AllOf, Gate
 from everlearn.registry.ledger import Event, Kind
 from everlearn.run_folder import RunFolder, describe_device, describe_stream
+from everlearn.stopping import stoppable
 from everlearn.types import Outcome, Progress, Silent, State, Stream
 
 Answers = dict[str, tuple[Outcome, ...]]
@@ -92,6 +92,8 @@ def run(
 ) -> Run:
     """Learn a stream, experience by experience; score, judge and keep each version.
 
+    Launched as several processes, all of them learn and score; the main one alone writes the folder, which all read.
+
     Args:
         learner: how to learn.
         stream: what to learn.
@@ -105,13 +107,15 @@ def run(
         Interrupted: after Ctrl-C; the same call goes on.
         RegistryError: if another process works in `out`.
     """
-    folder = RunFolder(Path(out))
+    folder, processes = RunFolder(Path(out)), launched()
     busy = f"{out}: another process is at work there; wait for it, or choose another folder."
-    with lock(folder.root / ".lock", 0, busy), _stoppable() as stop:
-        work = _Work(learner, stream, folder, settings or Settings(), progress or Silent(), stop)
+    alone = lock(folder.root / ".lock", 0, busy) if processes.main else nullcontext()
+    with alone, stoppable(patient=processes.count > 1) as stop:
+        watched = progress if progress and processes.main else Silent()
+        work = _Work(learner, stream, folder, settings or Settings(), watched, stop)
         work.start()
         for experience in work.stream.experiences[work.done :]:
-            candidate = learn(work.learner, work.model, work.state, experience, work.watch)
+            candidate = learn(work.learner, work.model, work.state, experience, work.watch, processes)
             work.judge(candidate)
     return Run(folder.root)
 
@@ -130,8 +134,9 @@ class _Work:
     ) -> None:
         recipe = replace(learner.recipe, epochs=1) if stream.online else learner.recipe
         self.learner, self.folder, self.settings = replace(learner, recipe=recipe), folder, settings
-        self.progress, self.stop, self.stream = progress, stop, stream
-        self.watch = Watch(folder.checkpoint, settings.checkpoint_every, progress, folder.log, stop.is_set)
+        self.progress, self.stop, self.stream, self.processes = progress, stop, stream, launched()
+        log = folder.log if self.processes.main else lambda row: None
+        self.watch = Watch(folder.checkpoint, settings.checkpoint_every, progress, log, stop.is_set)
         self.suite = general_suite() if settings.suite is None else settings.suite
         self.rows: list[Answers] = []
         self.done = 0
@@ -140,18 +145,18 @@ class _Work:
         """Load the model, set bad rows aside, and go to where the run was stopped."""
         self.progress.update(f"loading {self.learner.model}", 0, 1)
         self.model = self.learner.open()
-        self.folder.describe(self._asked(), self.model.identity, describe_device(self.model))
+        self.processes.by_main(self.folder.describe, self._asked(), self.model.identity, describe_device(self.model))
         self.progress.update(f"loading {self.learner.model}", 1, 1)
         self.stream = self._fitting()
-        self.folder.keep_tests(self.stream)
+        self.processes.by_main(self.folder.keep_tests, self.stream)
         self.exams = exams(self.stream, self.suite)
         self.state = self.learner.start(self.model)
         base = self.version = self._keep(self.state, None)
-        events = self.folder.events()
+        events = self.processes.by_main(self.folder.events)
         self.rows.append(self._answers(self.model.identity))
         self.repeat = self._answers(self.model.identity, again=True)
         if not events:
-            self.folder.ledger.append("commit", base, None, "", self._means(), "the untouched base model")
+            self._record("commit", base, None, "", "the untouched base model")
         for event in events[1:]:
             self._repeat(event)
         if self.version != base:
@@ -166,8 +171,8 @@ class _Work:
         verdict = self.settings.gate.judge(self._matrix(), len(self.rows) - 1)
         kind: Kind = "commit" if verdict.accept else "reject"
         experience = self.stream.names[self.done]
-        self.folder.ledger.append(kind, version, self.version, experience, self._means(), verdict.reason)
-        self.folder.forget_checkpoint()
+        self._record(kind, version, self.version, experience, verdict.reason)
+        self.processes.by_main(self.folder.forget_checkpoint)
         self.done += 1
         if verdict.accept:
             self.version, self.state = version, candidate
@@ -186,18 +191,21 @@ class _Work:
 
     def _keep(self, state: State, parent: str | None) -> str:
         about = {"model": self.learner.model, "identity": self.model.identity, "method": show(self.learner.method)}
-        return self.folder.versions.put(state, parent, about)
+        return self.processes.by_main(self.folder.versions.put, state, parent, about)
+
+    def _record(self, kind: Kind, version: str, parent: str | None, experience: str, reason: str) -> None:
+        self.processes.by_main(self.folder.ledger.append, kind, version, parent, experience, self._means(), reason)
 
     def _answers(self, version: str, again: bool = False) -> Answers:
         """A version's outcomes by exam; the live model is asked what is not yet known."""
         answers: Answers = {}
         folder = self.settings.scores or self.folder.scores
-        for exam in self.exams:
-            if self.stop.is_set():
+        asked = [exam.again() for exam in self.exams] if again else self.exams
+        for found in rounds(self.model, version, asked, folder, self.progress, self.processes):
+            answers |= found
+            if any(self.processes.any(self.stop.is_set())):
                 raise Interrupted(f"stopped while scoring {version}.")
-            watch = _Named(self.progress, f"scoring {exam.name}" + (" again" if again else ""))
-            answers[exam.name] = scored(self.model, version, exam.again() if again else exam, folder, watch)
-        return answers
+        return {exam.name: answers[exam.name] for exam in asked}
 
     def _matrix(self) -> Matrix:
         rows = [self._part(answers, False) for answers in self.rows]
@@ -216,7 +224,7 @@ class _Work:
         return {name: fmean(o.score for o in outcomes) for name, outcomes in self.rows[-1].items()}
 
     def _publish(self) -> None:
-        self.folder.write_matrix(self._matrix())
+        self.processes.by_main(self.folder.write_matrix, self._matrix())
         self.progress.update("experiences", self.done, len(self.stream))
 
     def _asked(self) -> dict[str, Any]:
@@ -241,7 +249,7 @@ class _Work:
             parts.append(replace(experience, train=train, validation=self._shorter(experience.validation, found)))
             total += len(experience.train) + len(experience.validation)
         if found or self.settings.rejects:
-            write_rejects(self.folder.root / "rejected.jsonl", [*self.settings.rejects, *found])
+            self.processes.by_main(write_rejects, self.folder.root / "rejected.jsonl", [*self.settings.rejects, *found])
         check_rejects(found, total, self.settings.bad_rows)
         empty = [e.name for e in parts if not len(e.train) or not len(e.test)]
         if empty:
@@ -261,34 +269,3 @@ class _Work:
             row = json.dumps(example.row(), ensure_ascii=False)[:200]
             found.append(Reject(example.source, f"{size} tokens, more than length={length}", row))
         return examples if len(found) == before else select(examples, kept)
-
-
-class _Named:
-    """Progress under another name."""
-
-    def __init__(self, progress: Progress, stage: str) -> None:
-        self._progress, self._stage = progress, stage
-
-    def update(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Pass on."""
-        self._progress.update(self._stage, done, total, note)
-
-
-@contextmanager
-def _stoppable() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; a second one interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    old = signal.getsignal(signal.SIGINT)
-
-    def request(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, old)
-
-    signal.signal(signal.SIGINT, request)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, old)

@@ -6,23 +6,24 @@ the same bits as one never stopped.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from everlearn.checkpoint import find, keep
 from everlearn.errors import Interrupted, ModelError
-from everlearn.examples import Plan, Step
-from everlearn.files import atomic_folder, find_folder, read_json, write_json
-from everlearn.method import Chain, Context, Method, chain, overrides
+from everlearn.examples import Batch, Plan, Step
+from everlearn.method import Chain, Context, Method, chain, overrides, require_sharding
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import Optimiser, Recipe
+from everlearn.models.parallel import Processes, launched
 from everlearn.randomness import seed_of
 from everlearn.types import Experience, Progress, Silent, State
-from everlearn.weights import load_tensors, pack, save_tensors, unpack
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,12 @@ class Watch:
 
 
 def learn(
-    learner: Learner, model: LanguageModel, state: State, experience: Experience, watch: Watch | None = None
+    learner: Learner,
+    model: LanguageModel,
+    state: State,
+    experience: Experience,
+    watch: Watch | None = None,
+    processes: Processes | None = None,
 ) -> State:
     """Learn one experience; the fold's function.
 
@@ -91,13 +97,15 @@ def learn(
         state: the version to start from; it stays as it is.
         experience: what to learn.
         watch: checkpoints, progress and logs.
+        processes: who learns it together, all calling this function alike; None takes what the launch says.
 
     Raises:
+        MethodError: if the method cannot work as parameters are sharded.
         ModelError: if the loss is not finite; nothing was changed but the live model.
         Interrupted: if `watch.stop` said so; the same call goes on from the checkpoint.
     """
     with torch.random.fork_rng():
-        lesson = _Lesson(learner, model, state, experience, watch or Watch())
+        lesson = _Lesson(learner, model, state, experience, watch or Watch(), processes or launched())
         lesson.resume()
         lesson.train()
         return lesson.finish()
@@ -119,23 +127,30 @@ class _Lesson:
     """One experience at work: the mutable inside of `learn`."""
 
     def __init__(
-        self, learner: Learner, model: LanguageModel, state: State, experience: Experience, watch: Watch
+        self,
+        learner: Learner,
+        model: LanguageModel,
+        state: State,
+        experience: Experience,
+        watch: Watch,
+        processes: Processes,
     ) -> None:
-        recipe, self.method, self.watch = learner.recipe, chain(learner.method), watch
+        recipe, self.method, self.watch, self.processes = learner.recipe, chain(learner.method), watch, processes
+        require_sharding(self.method, processes.sharding)
         self.hooks, self.recipe, self.state, self.experience = overrides(self.method), recipe, state, experience
         self.base = seed_of(learner.seed, len(state.seen), experience.name)
         plan = Plan(recipe.batch_size, recipe.tokens, recipe.length)
         self.context = Context(model, experience, plan, learner.seed, len(state.seen))
         torch.manual_seed(self.base)
         model = self.method.params(state.memory, model)
-        self.memory = self.method.begin(state.memory, self.context)
+        self.memory = processes.same(self.method.begin(state.memory, self.context))
         self.model = self.method.params(self.memory, model)
         self.examples = self.method.data(self.memory, experience.train, self.context)
-        parameters = self._parameters()
+        self.forward, parameters = processes.prepare(self.model), self._parameters()
         total = sum(p.numel() for p in model.parameters().values())
         rate = recipe.optimiser.rate(sum(p.numel() for p in parameters.values()), total)
         self.optimiser = Optimiser(recipe.optimiser, parameters, rate)
-        self.optimiser.assign({n: w for n, w in state.weights.items() if n in parameters})
+        self.optimiser.assign(processes.spread({n: w for n, w in state.weights.items() if n in parameters}))
         self.before = self.optimiser.values() if "merge" in self.hooks else {}
         self.at, self.saved, self.best = _Position(), time.monotonic(), dict[str, Tensor]()
 
@@ -167,13 +182,15 @@ class _Lesson:
         """One optimiser step: the objective's gradient, then penalties, then the sides that change them."""
         started, optimiser = time.monotonic(), self.optimiser
         ctx = replace(self.context, step=self.at.total)
-        torch.manual_seed(seed_of(self.base, "step", self.at.total))
+        torch.manual_seed(seed_of(self.base, "step", self.at.total) + self.processes.index)  # dropout differs
         with self.model.learning():
-            loss = self._backward(step, lambda batch: self.experience.objective.loss(self.model, batch))
-            own = grads = optimiser.take_grads()
+            mine = self.processes.share(step)
+            loss = self._backward(mine, lambda batch: self.experience.objective.loss(self.model, batch))
+            own = grads = self.processes.total(optimiser.take_grads())
             if "loss" in self.hooks:
-                self._backward(step, lambda batch: self.method.loss(self.memory, batch, ctx))
-                grads = {name: own[name] + g for name, g in optimiser.take_grads().items()}
+                self._backward(mine, lambda batch: self.method.loss(self.memory, batch, ctx))
+                penalty = self.processes.total(optimiser.take_grads())
+                grads = {name: own[name] + g for name, g in penalty.items()}
         if "grad" in self.hooks:
             grads = dict(self.method.grad(self.memory, grads, ctx))
         grads, norm = optimiser.clip(grads)
@@ -183,17 +200,20 @@ class _Lesson:
         self._move(own, grads, factor, ctx)
         self._report(step, loss, norm, factor, time.monotonic() - started)
 
-    def _backward(self, step: Step, term: Callable[[Any], Tensor | float]) -> float:
-        """Accumulate the gradient of a term over the step's batches, each weighted by its share of the tokens."""
+    def _backward(self, mine: Sequence[tuple[Batch, float]], term: Callable[[Batch], Tensor | float]) -> float:
+        """Accumulate the gradient of a term over this process's batches, each weighted by its share of the tokens.
+
+        Returns:
+            The term's value over the whole step, whichever process computed it.
+        """
         total = 0.0
-        for batch in step.batches:
-            value = term(batch)
-            share = batch.weight / step.weight
+        for batch, share in mine:
+            value = self.forward(partial(term, batch))
             if isinstance(value, Tensor) and value.requires_grad:
                 (value * share).backward()  # type: ignore[no-untyped-call]
                 value = value.detach()
             total += float(value) * share
-        return total
+        return self.processes.add(total)
 
     def _move(self, own: Mapping[str, Tensor], grads: Mapping[str, Tensor], factor: float, ctx: Context) -> None:
         """Let the optimiser propose an update, the method change it, and the method see it."""
@@ -229,9 +249,9 @@ class _Lesson:
         if self.recipe.patience is None or not crossed or not len(self.experience.validation):
             return
         with torch.no_grad():
-            batches = list(self.context.batches(self.experience.validation))
-            weight = sum(b.weight for b in batches)
-            loss = sum(float(self.context.loss(b)) * b.weight for b in batches) / weight
+            whole = Step(tuple(self.context.batches(self.experience.validation)), 1.0)
+            mine = self.processes.share(whole)
+            loss = self.processes.add(sum(float(self.forward(partial(self.context.loss, b))) * w for b, w in mine))
         self.watch.log({"experience": self.experience.name, "step": self.at.total, "validation": loss})
         if loss < self.at.best:
             self.at.best, self.at.stale, self.best = loss, 0, self.optimiser.values()
@@ -240,26 +260,19 @@ class _Lesson:
 
     def _pause(self) -> None:
         """Keep what is done so far when it is time, and end here when asked to."""
-        stop = self.watch.stop()
-        if self.watch.checkpoint and (stop or time.monotonic() - self.saved >= self.watch.every):
+        stop, due = self.processes.any(self.watch.stop(), time.monotonic() - self.saved >= self.watch.every)
+        if self.watch.checkpoint and (stop or due):
             work = {"position": vars(self.at), "optimiser": self.optimiser.state(), "memory": self.memory}
-            skeleton, tensors = pack(work | {"best": self.best})
-            with atomic_folder(self.watch.checkpoint) as folder:
-                save_tensors(folder / "work.safetensors", tensors)
-                write_json(folder / "work.json", {"base": self.base, "work": skeleton})
+            keep(self.watch.checkpoint, self.base, work | {"best": self.best}, self.processes)
             self.saved = time.monotonic()
         if stop:
             raise Interrupted(f"stopped in {self.experience.name} after {self.at.total} steps.")
 
     def resume(self) -> None:
         """Go on from the checkpoint, where there is one of this experience."""
-        folder = find_folder(self.watch.checkpoint) if self.watch.checkpoint else None
-        if folder is None:
+        work = find(self.watch.checkpoint, self.base, self.processes)
+        if work is None:
             return
-        kept = read_json(folder / "work.json")
-        if kept["base"] != self.base:
-            return
-        work = unpack(kept["work"], load_tensors(folder / "work.safetensors"))
         self.at, self.memory, self.best = _Position(**work["position"]), work["memory"], work["best"]
         self.optimiser.load_state(work["optimiser"])
 
@@ -267,8 +280,8 @@ class _Lesson:
         """The new version: the trained weights, merged with the old ones where the method says so."""
         if self.best:
             self.optimiser.assign(self.best)
-        self.memory = self.method.end(self.memory, replace(self.context, step=self.at.total))
-        weights: Mapping[str, Tensor] = self.optimiser.values()
+        self.memory = self.processes.same(self.method.end(self.memory, replace(self.context, step=self.at.total)))
+        weights: Mapping[str, Tensor] = self.processes.same(self.processes.whole(self.optimiser.values()))
         if "merge" in self.hooks:
             weights = self.method.merge(self.memory, self.before, weights, replace(self.context, step=self.at.total))
             self.model.assign(weights)

@@ -7,10 +7,12 @@ overrides costs nothing: no copy of gradients, updates or weights is made for it
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from everlearn.errors import MethodError
 from everlearn.examples import Batch, Example, Plan
 from everlearn.models.language_model import LanguageModel
 from everlearn.randomness import generator
@@ -71,7 +73,13 @@ class Method:
     """What fights forgetting. Subclass as a frozen dataclass and override the hooks you need.
 
     Memory is plain data: see `everlearn.types.Memory`.
+
+    `shardings` says how parameters may lie while the method acts: "replicated" and "sharded", see
+    `everlearn.models.parallel`. None stands for both where `data` alone is overridden, and otherwise for "replicated",
+    under which every process has the whole of each parameter and gradient.
     """
+
+    shardings: ClassVar[frozenset[str] | None] = None
 
     def init(self, model: LanguageModel) -> Memory:
         """The memory before anything was learned."""
@@ -208,3 +216,20 @@ def overrides(method: Method | type[Method]) -> frozenset[str]:
         return frozenset().union(*(overrides(m) for m in method.methods))
     kind = method if isinstance(method, type) else type(method)
     return frozenset(h for h in HOOKS if getattr(kind, h) is not getattr(Method, h))
+
+
+def require_sharding(method: Method, sharding: str) -> None:
+    """Refuse a method, or a chain with a member, that cannot work while parameters lie as `sharding` says.
+
+    Raises:
+        MethodError: naming the member and the sharding.
+    """
+    for member in method.methods if isinstance(method, Chain) else (method,):
+        known = member.shardings
+        if known is None:
+            known = frozenset({"replicated", "sharded"} if overrides(member) <= {"data"} else {"replicated"})
+        if sharding not in known:
+            raise MethodError(
+                f"{member} needs parameters {' or '.join(sorted(known))}, and this launch has them {sharding}. "
+                "Launch data parallel (`accelerate launch --multi_gpu`), or leave the method out."
+            )

@@ -1,15 +1,15 @@
 """Reference rows for a matrix: what a model reaches that learns all experiences together, or one alone."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from everlearn.data.sequences import Joined
-from everlearn.evaluate import exams, scored
+from everlearn.evaluate import exams, rounds
 from everlearn.learner import Learner, Watch, learn
 from everlearn.matrix import Row
+from everlearn.models.parallel import launched
 from everlearn.run_folder import RunFolder
-from everlearn.types import Experience, Progress, Silent, Stream
+from everlearn.types import Experience, Outcome, Progress, Silent, State, Stream
 
 
 def joint(learner: Learner, stream: Stream, out: str | Path, progress: Progress | None = None) -> Row:
@@ -41,17 +41,30 @@ def single(learner: Learner, stream: Stream, out: str | Path, progress: Progress
 
 def _reference(learner: Learner, stream: Stream, experience: Experience, folder: RunFolder, progress: Progress) -> Row:
     """The row of a model that learned one experience, or what an earlier call has left of it."""
-    model = learner.open()
-    state = learner.start(model)
-    done: Sequence[str] = [e.version for e in folder.events() if e.kind == "commit"] if folder.root.exists() else []
+    processes, model = launched(), learner.open()
+    done = processes.by_main(_finished, folder)
     if done:
-        learner.restore(model, folder.versions.get(done[-1]))
+        learner.restore(model, folder.versions.get(done))
     else:
-        watch = Watch(folder.checkpoint, progress=progress, log=folder.log)
-        candidate = learn(learner, model, state, experience, watch)
-        version = folder.versions.put(candidate, None, {"model": learner.model, "identity": model.identity})
-        folder.ledger.append("commit", version, None, experience.name, {}, "a reference")
-        folder.forget_checkpoint()
-        done = [version]
-    outcomes = {exam.name: scored(model, done[-1], exam, folder.scores, progress) for exam in exams(stream)}
+        log = folder.log if processes.main else lambda row: None
+        watch = Watch(folder.checkpoint, progress=progress, log=log)
+        candidate = learn(learner, model, learner.start(model), experience, watch, processes)
+        about = {"model": learner.model, "identity": model.identity}
+        done = processes.by_main(_keep, folder, candidate, about, experience.name)
+    outcomes: dict[str, tuple[Outcome, ...]] = {}
+    for found in rounds(model, done, exams(stream), folder.scores, progress, processes):
+        outcomes |= found
     return Row.from_outcomes(stream.names, outcomes)
+
+
+def _finished(folder: RunFolder) -> str:
+    """The version that an earlier call has left in the folder, if any."""
+    done = [e.version for e in folder.events() if e.kind == "commit"] if folder.root.exists() else []
+    return done[-1] if done else ""
+
+
+def _keep(folder: RunFolder, candidate: State, about: dict[str, str], experience: str) -> str:
+    version = folder.versions.put(candidate, None, about)
+    folder.ledger.append("commit", version, None, experience, {}, "a reference")
+    folder.forget_checkpoint()
+    return version

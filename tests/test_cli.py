@@ -1,12 +1,15 @@
 """The command answers a mistake with a message and its exit code, never with a trace."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from everlearn.cli import FAILED
+from everlearn.cli import FAILED, STOPPED
+from everlearn.testing.toys import toy_folder
 
 
 def said(*words: object, folder: Path | None = None) -> tuple[int, str]:
@@ -55,3 +58,23 @@ def test_a_method_in_a_file_of_the_working_folder_has_a_name(tmp_path: Path) -> 
         code, text = said(*words, folder=tmp_path)
         assert code == FAILED
         assert expected in text
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_says_how_to_go_on(presses: int, tmp_path: Path) -> None:
+    toy_folder(tmp_path / "toy")
+    rows = "".join(f'{{"prompt": "{i}?", "response": "{i}"}}\n' for i in range(400))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    (tmp_path / "s.yaml").write_text("experiences: [{name: a, train: rows.jsonl, test: {fraction: 0.1}}]\n")
+    words = ["run", "s.yaml", "--model", "toy", "--suite", "none", "--out", "run", "--recipe", "Recipe(epochs=999)"]
+    started = [sys.executable, "-c", "from everlearn.cli import main; main()", *words]
+    process = subprocess.Popen(started, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.01)
+    for _ in range(presses):
+        process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == STOPPED, said
+    assert "What is done is kept in run. To go on:\n  " in said
+    assert f"run s.yaml --model toy --suite none --out run --recipe '{words[-1]}'" in said
+    assert "Traceback" not in said

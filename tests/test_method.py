@@ -1,11 +1,14 @@
 """The algebra: chaining is associative, flat, and costs nothing where nothing is overridden."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pytest
 import torch
 
-from everlearn.examples import Batch
-from everlearn.method import HOOKS, Chain, Context, Method, chain, overrides
+from everlearn.errors import MethodError
+from everlearn.examples import Batch, Example
+from everlearn.method import HOOKS, Chain, Context, Method, chain, overrides, require_sharding
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.anchors import EWC, L2SP
 from everlearn.methods.replay import Replay
@@ -65,3 +68,20 @@ def test_grads_leave_no_trace() -> None:
     assert set(grads) == set(ctx.trainable())
     assert all(p.grad is None for p in ctx.trainable().values())
     assert Chain() == chain()
+
+
+@dataclass(frozen=True)
+class Shuffled(Method):
+    """Overrides `data` alone."""
+
+    def data(self, memory: Memory, examples: Sequence[Example], ctx: Context) -> Sequence[Example]:
+        return list(reversed(examples))
+
+
+def test_a_method_is_held_to_replicated_parameters_unless_it_says_more() -> None:
+    for method in (chain(), Shuffled(), LoRA(), Replay(), chain(LoRA(), Replay(), Shuffled())):
+        require_sharding(method, "replicated")
+        require_sharding(method, "sharded")
+    require_sharding(EWC(), "replicated")
+    with pytest.raises(MethodError, match=r"EWC\(.* needs parameters replicated, and this launch has them sharded"):
+        require_sharding(chain(LoRA(), EWC()), "sharded")

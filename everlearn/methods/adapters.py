@@ -1,6 +1,7 @@
 """Low-rank adapters: what learns is small, and a version costs megabytes."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from everlearn.errors import ConfigError
 from everlearn.method import Method
@@ -23,6 +24,8 @@ class LoRA(Method):
         targets: leaf names of the layers to adapt, such as ("q_proj", "v_proj"); "all-linear" takes all but the head.
         dropout: probability of dropping each input of A while learning.
     """
+
+    shardings: ClassVar = frozenset({"replicated", "sharded"})  # acts before parameters are sharded
 
     rank: int = 16
     alpha: float | None = None

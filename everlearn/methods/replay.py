@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -30,6 +30,8 @@ class Replay(Method):
         selection: "reservoir" keeps a uniform sample of all examples seen (Vitter 1985), so that long experiences get
             more room; "balanced" gives each experience the same room.
     """
+
+    shardings: ClassVar = frozenset({"replicated", "sharded"})  # touches no parameter
 
     fraction: float = 0.1
     capacity: int = 1000

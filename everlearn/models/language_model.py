@@ -17,7 +17,7 @@ from everlearn.data.render import render, render_choice, render_prompt
 from everlearn.errors import ModelError
 from everlearn.examples import Batch, Encoded, Example, Message
 from everlearn.models.load import Tokenizer, identity, load
-from everlearn.models.logprobs import head_logprobs, head_scores
+from everlearn.models.logprobs import head_divergences, head_entropies, head_logprobs, head_scores
 
 
 class LanguageModel:
@@ -113,6 +113,33 @@ class LanguageModel:
             return head_logprobs(self.hidden(batch)[before], self._head.weight, self._head.bias, targets)
         logits = self._logits(batch)[before].float()
         return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+    def token_entropies(self, batch: Batch) -> Tensor:
+        """Entropy in nats of the distribution over each supervised token, (N,), differentiable."""
+        if self.splits_head:
+            return head_entropies(self.hidden(batch)[self._asked(batch)[0]], self._head.weight, self._head.bias)
+        logp = self._logits(batch)[self._asked(batch)[0]].float().log_softmax(-1)
+        return -(logp.exp() * logp).sum(-1)
+
+    def token_divergences(self, batch: Batch, reference: "LanguageModel") -> Tensor:
+        """KL in nats of the distribution over each supervised token from a reference's, (N,), differentiable.
+
+        The sum over the whole vocabulary, not an estimate from the token that stands there.
+
+        Args:
+            batch: what both models read.
+            reference: a model of the same vocabulary; no gradient reaches it.
+        """
+        before = self._asked(batch)[0]
+        if self.splits_head and reference.splits_head:
+            with torch.no_grad():
+                fixed = reference.hidden(batch)[before]
+            head = (reference._head.weight, reference._head.bias)
+            return head_divergences(self.hidden(batch)[before], self._head.weight, self._head.bias, fixed, head)
+        with torch.no_grad():
+            fixed = reference._logits(batch)[before].float().log_softmax(-1)
+        logp = self._logits(batch)[before].float().log_softmax(-1)
+        return (logp.exp() * (logp - fixed)).sum(-1)
 
     def sample_targets(self, batch: Batch, rng: torch.Generator) -> Tensor:
         """A token drawn from the model's own distribution at the place of each supervised token, (N,)."""

@@ -1,55 +1,63 @@
-"""Log-probabilities at the supervised positions alone, in chunks: never a (B, T, V) tensor.
+"""Log-probabilities, entropies and divergences at the supervised positions alone: never a (B, T, V) tensor.
 
-The head multiplies the hidden states of N positions by the (V, D) output embedding. The gradient of a token's
-log-probability with respect to its hidden state h is W[y] - sum_v p_v W[v]; it does not depend on the upstream
-gradient but for a scalar factor, so with a frozen head it is made during the forward pass and nothing is recomputed.
-A trained head recomputes its logits chunk by chunk in the backward pass.
+The head multiplies the hidden states h of N positions by the (V, D) output embedding W, CHUNK positions at a time. What
+is wanted of the logits x = W h is one number f(x) a position, and its gradient with respect to h is (df/dx) W. That
+does not depend on the upstream gradient but for a scalar factor, so with a frozen head it is made during the forward
+pass and nothing is recomputed. A trained head recomputes its logits chunk by chunk in the backward pass.
+
+With p = softmax(x): a log-probability has df/dx = e_y - p; the entropy H = -sum p log p has -p (log p + H); the
+divergence KL(p || q) = sum p log(p / q) from fixed q has p (log(p / q) - KL).
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+from torch.nn.functional import linear
 
-CHUNK = 512
-"""Positions scored at a time: 512 x 49152 logits are 100 MB in fp32."""
+CHUNK = 256
+"""Positions whose logits are there at a time: 256 x 49152 are 25 MB in half precision. Larger blocks of memory go back
+to the system each time, and cost as much in page faults as they save in the matrix product."""
+ROWS = 16
+"""Positions that are normalised at a time in full precision: they stay in the processor's cache."""
 
-
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias)
-    return logits if logits.dtype == torch.float64 else logits.float()
+Statistic = Callable[[Tensor, slice], Tensor]
+"""(n, V) logits of the positions in a slice to n values; df/dx is left in the place of the logits."""
 
 
 class _Head(torch.autograd.Function):
-    """Log-probabilities without logits kept; see the module's docstring."""
+    """A statistic of the logits without logits kept; see the module's docstring."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        early = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]  # type: ignore[attr-defined]
-        scores, slopes = [], []
-        for h, y in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True):
-            logp = _logits(h, weight, bias).log_softmax(-1)
-            scores.append(logp.gather(-1, y[:, None])[:, 0])
+    def forward(ctx: FunctionCtx, hidden: Tensor, weight: Tensor, bias: Tensor | None, statistic: Statistic) -> Tensor:
+        learns, *trained = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+        early = learns and not any(trained)
+        values, slopes = [_empty(hidden)], []
+        for part in _chunks(len(hidden)):
+            logits = linear(hidden[part], weight, bias)
+            values.append(statistic(logits, part))
             if early:
-                slopes.append(weight[y] - logp.exp_().to(weight.dtype) @ weight)
-        ctx.save_for_backward(hidden, weight, bias, targets, torch.cat(slopes) if slopes else None)  # type: ignore[arg-type]
-        return torch.cat(scores) if scores else hidden.new_zeros(0)
+                slopes.append(logits @ weight)
+        ctx.statistic = statistic  # type: ignore[attr-defined]
+        ctx.save_for_backward(hidden, weight, bias, torch.cat(slopes) if slopes else None)  # type: ignore[arg-type]
+        return torch.cat(values)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        hidden, weight, bias, targets, slopes = ctx.saved_tensors  # type: ignore[attr-defined]
+        hidden, weight, bias, slopes = ctx.saved_tensors  # type: ignore[attr-defined]
         (grad,) = upstream
         if slopes is not None:
-            return (slopes * grad[:, None].to(slopes.dtype)), None, None, None
+            return slopes * grad[:, None].to(slopes.dtype), None, None, None
         grad_hidden, grad_weight = torch.zeros_like(hidden), torch.zeros_like(weight, dtype=grad.dtype)
         grad_bias = torch.zeros(len(weight), dtype=grad.dtype, device=grad.device)
-        for start in range(0, len(hidden), CHUNK):
-            part = slice(start, start + CHUNK)
-            error = -_logits(hidden[part], weight, bias).softmax(-1)
-            error[torch.arange(len(error), device=error.device), targets[part]] += 1
-            error *= grad[part, None]
-            grad_hidden[part] = error.to(weight.dtype) @ weight
-            grad_weight += (error.to(hidden.dtype).T @ hidden[part]).to(grad.dtype)
-            grad_bias += error.sum(0)
+        for part in _chunks(len(hidden)):
+            slope = linear(hidden[part], weight, bias)
+            ctx.statistic(slope, part)  # type: ignore[attr-defined]
+            slope *= grad[part, None].to(slope.dtype)
+            grad_hidden[part] = slope @ weight
+            grad_weight += (slope.T @ hidden[part]).to(grad.dtype)
+            grad_bias += slope.sum(0, dtype=grad.dtype)
         return grad_hidden, grad_weight.to(weight.dtype), None if bias is None else grad_bias.to(bias.dtype), None
 
 
@@ -65,15 +73,96 @@ def head_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: 
     Returns:
         (N,) in fp32 (fp64 for fp64 models), differentiable in `hidden`, `weight` and `bias`.
     """
-    return _Head.apply(hidden, weight, bias, targets)  # type: ignore[no-any-return, no-untyped-call]
+
+    def chosen(logits: Tensor, part: slice) -> Tensor:
+        mine = targets[part, None]
+        scores = logits.gather(-1, mine)[:, 0].to(_precise(logits))
+        norms = []
+        for rows in torch.split(logits, ROWS):
+            p = rows.softmax(-1, _precise(logits))
+            norms.append(_norm(rows, p))
+            rows.copy_(p.neg_())
+        logits[torch.arange(len(mine), device=mine.device), mine[:, 0]] += 1
+        return scores - torch.cat(norms)
+
+    return _Head.apply(hidden, weight, bias, chosen)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def head_entropies(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Entropy of each position's distribution over the vocabulary, in nats; (N,), differentiable like `head_logprobs`.
+
+    Args:
+        hidden: (N, D) last hidden states.
+        weight: (V, D) output embedding.
+        bias: (V,) or None.
+    """
+
+    def entropy(logits: Tensor, part: slice) -> Tensor:
+        found = []
+        for rows in torch.split(logits, ROWS):
+            logp = rows.log_softmax(-1, _precise(logits))
+            p = logp.exp()
+            found.append(-(p * logp).sum(-1))
+            rows.copy_(p.mul_(logp.add_(found[-1][:, None])).neg_())
+        return torch.cat(found)
+
+    return _Head.apply(hidden, weight, bias, entropy)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def head_divergences(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, reference: Tensor, head: tuple[Tensor, Tensor | None]
+) -> Tensor:
+    """KL(p || q) of each position's distribution from a fixed reference's, in nats, over the whole vocabulary.
+
+    Args:
+        hidden: (N, D) last hidden states.
+        weight: (V, D) output embedding.
+        bias: (V,) or None.
+        reference: (N, D') last hidden states of the reference at the same positions; no gradient.
+        head: the reference's output embedding, (V, D'), and its bias.
+
+    Returns:
+        (N,), differentiable like `head_logprobs`.
+    """
+
+    def divergence(logits: Tensor, part: slice) -> Tensor:
+        with torch.no_grad():
+            others = linear(reference[part], *head)
+        found = []
+        for rows, fixed in zip(torch.split(logits, ROWS), torch.split(others, ROWS), strict=True):
+            logp = rows.log_softmax(-1, _precise(logits))
+            p, ratio = logp.exp(), logp - fixed.log_softmax(-1, logp.dtype)
+            found.append((p * ratio).sum(-1))
+            rows.copy_(p.mul_(ratio.sub_(found[-1][:, None])))
+        return torch.cat(found)
+
+    return _Head.apply(hidden, weight, bias, divergence)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def head_scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of each target in nats, and whether it is the most probable token; both (N,), no gradient."""
-    scores, hits = [hidden.new_zeros(0, dtype=torch.float32)], [targets.new_zeros(0, dtype=torch.bool)]
+    scores, hits = [_empty(hidden)], [targets.new_zeros(0, dtype=torch.bool)]
     with torch.no_grad():
-        for h, y in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True):
-            logits = _logits(h, weight, bias)
-            scores.append(logits.gather(-1, y[:, None])[:, 0] - logits.logsumexp(-1))
-            hits.append(logits.argmax(-1) == y)
+        for part in _chunks(len(hidden)):
+            logits, mine = linear(hidden[part], weight, bias), targets[part]
+            norms = [_norm(rows, rows.softmax(-1, _precise(rows))) for rows in torch.split(logits, ROWS)]
+            scores.append(logits.gather(-1, mine[:, None])[:, 0].to(_precise(logits)) - torch.cat(norms))
+            hits.append(logits.argmax(-1) == mine)
     return torch.cat(scores), torch.cat(hits)
+
+
+def _chunks(count: int) -> list[slice]:
+    return [slice(start, start + CHUNK) for start in range(0, count, CHUNK)]
+
+
+def _precise(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _empty(hidden: Tensor) -> Tensor:
+    return hidden.new_zeros(0, dtype=_precise(hidden))
+
+
+def _norm(logits: Tensor, p: Tensor) -> Tensor:
+    """Log sum exp of each row, read off the most probable entry, whose probability is 1 / V at least."""
+    return logits.amax(-1).to(p.dtype) - p.amax(-1).log()

@@ -7,7 +7,7 @@ plain formula is exact enough.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from everlearn.errors import ModelError
 
 HALF = (torch.bfloat16, torch.float16)
 KINDS = (*HALF, torch.float32, torch.float64)
+
+Join = Callable[[], Tensor]
+"""Gives (out, in + rank), a layer's weight with room beside it."""
 
 
 class LoRALinear(nn.Module):
@@ -50,6 +53,7 @@ class LoRALinear(nn.Module):
         self.A = nn.Parameter(a.to(self.weight.device, kind))
         self.B = nn.Parameter(torch.zeros(self.out_features, rank, dtype=kind, device=self.weight.device))
         self._joined: Tensor | None = None
+        self._apart = False
 
     @property
     def weight(self) -> Tensor:
@@ -79,14 +83,21 @@ class LoRALinear(nn.Module):
         if self.weight.dtype not in HALF:
             return linear(x, self.weight, self.bias) + self.scale * linear(linear(kept, self.A), self.B)
         inner = linear(kept, (self.scale * self.A).to(x.dtype))
-        return _Joined.apply(x, inner, self.B, self._join(), self.bias)  # type: ignore[no-any-return, no-untyped-call]
+        return _Joined.apply(x, inner, self.B, self._join, self.bias)  # type: ignore[no-any-return, no-untyped-call]
 
     def delta(self) -> Tensor:
         """(out, in) what the adapter adds to the weight, in the adapter's precision."""
         return self.scale * (self.B @ self.A).detach()
 
+    def separate(self) -> None:
+        """Give W a place of its own for good: one that is sharded is there during a pass alone, and copied in each."""
+        self._apart, self._joined = True, None
+        self.base.weight.data = self.weight.T.contiguous() if is_transposed(self.base) else self.weight.contiguous()
+
     def _join(self) -> Tensor:
         """(out, in + rank), whose first columns are W: it lives there, so that it is not copied in each pass."""
+        if self._apart:
+            return torch.cat([self.weight, self.weight.new_zeros(self.out_features, self.rank)], 1).detach()
         if self._joined is None or self._joined.data_ptr() != self.weight.data_ptr():
             with torch.inference_mode(False), torch.no_grad():  # else a first pass in inference could not be followed
                 self._joined = torch.cat([self.weight, self.weight.new_zeros(self.out_features, self.rank)], 1)
@@ -102,16 +113,17 @@ class _Joined(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, inner: Tensor, b: Tensor, joined: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, inner: Tensor, b: Tensor, join: Join, bias: Tensor | None) -> Tensor:
+        joined = join()
         joined[:, x.shape[-1] :] = b
         ctx.save_for_backward(inner, b)
-        ctx.joined = joined  # type: ignore[attr-defined]  # not saved: that would refuse it once B is written again
+        ctx.join = join  # type: ignore[attr-defined]  # [W | B] saved would be refused once B is written again
         return linear(torch.cat([x, inner], -1), joined, bias)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         inner, b = ctx.saved_tensors  # type: ignore[attr-defined]
-        joined, (grad,) = ctx.joined, upstream  # type: ignore[attr-defined]
+        joined, (grad,) = ctx.join(), upstream  # type: ignore[attr-defined]
         rank = inner.shape[-1]
         joined[:, -rank:] = b
         both = grad @ joined

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from everlearn.errors import ConfigError
+from everlearn.models.parallel import total_norm
 from everlearn.types import Memory
 
 Shape = Literal["cosine", "constant", "linear", "wsd"]
@@ -145,7 +146,7 @@ class Optimiser:
 
     def clip(self, grads: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
         """The gradients scaled down to the recipe's norm, and the norm they had."""
-        norm = float(torch.nn.utils.get_total_norm(list(grads.values())))
+        norm = total_norm(grads)
         if self.recipe.clip is None or norm <= self.recipe.clip:
             return dict(grads), norm
         return {name: g * (self.recipe.clip / norm) for name, g in grads.items()}, norm

@@ -133,3 +133,21 @@ def test_a_model_is_opened_by_its_folder(tmp_path: Path) -> None:
     model = LanguageModel.open(str(toy_folder(tmp_path)), dtype="float32")
     assert model.identity == LanguageModel.open(str(tmp_path)).identity
     assert set(model.trainable()) == set(model.parameters())
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_entropies_and_divergences_are_those_of_the_models_own_logits(capped: bool) -> None:
+    models = [LanguageModel(Capped() if capped else toy_module(seed), toy_tokenizer(), "toy") for seed in (0, 1)]
+    models[1].module.load_state_dict({n: 1.1 * p for n, p in models[1].module.state_dict().items()})
+    given = batch(models[0], packed=False)
+    before = torch.roll(given.supervised, -1, dims=1)
+    with torch.no_grad():
+        logp, logq = ((m._logits(given)[before]).log_softmax(-1) for m in models)
+    entropies, divergences = models[0].token_entropies(given), models[0].token_divergences(given, models[1])
+    assert entropies.requires_grad
+    assert divergences.requires_grad
+    assert float(divergences.detach().min()) > 0
+    torch.testing.assert_close(entropies.double(), -(logp.exp() * logp).sum(-1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(divergences.double(), (logp.exp() * (logp - logq)).sum(-1), rtol=1e-4, atol=1e-6)
+    same = models[0].token_divergences(given, models[0])
+    torch.testing.assert_close(same.detach(), torch.zeros_like(same), rtol=0, atol=1e-6)

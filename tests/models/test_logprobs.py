@@ -1,11 +1,13 @@
 """The head on supervised positions equals log-softmax over all logits, in value and gradient."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from everlearn.models import logprobs
-from everlearn.models.logprobs import head_logprobs, head_scores
+from everlearn.models.logprobs import head_divergences, head_entropies, head_logprobs, head_scores
 
 
 def parts(trained: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -36,6 +38,45 @@ def test_a_trained_head_without_bias_and_a_frozen_body() -> None:
     (found,) = torch.autograd.grad(head_logprobs(hidden.detach(), weight, None, targets).sum(), [weight])
     plain = (hidden.detach() @ weight.T).log_softmax(-1).gather(-1, targets[:, None]).sum()
     torch.testing.assert_close(found, torch.autograd.grad(plain, [weight])[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_entropies_and_divergences_equal_the_plain_computation(trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprobs, "CHUNK", 4)
+    monkeypatch.setattr(logprobs, "ROWS", 3)
+    hidden, weight, bias, _ = parts(trained)
+    other, rng = torch.randn(13, 5, dtype=torch.float64), torch.Generator().manual_seed(1)
+    head = (torch.randn(9, 5, generator=rng, dtype=torch.float64), torch.randn(9, generator=rng, dtype=torch.float64))
+    upstream, leaves = torch.linspace(-1, 2, 13, dtype=torch.float64), [hidden, weight, bias] if trained else [hidden]
+    logp = torch.nn.functional.linear(hidden, weight, bias).log_softmax(-1)
+    logq = torch.nn.functional.linear(other, *head).log_softmax(-1)
+    plain = (-(logp.exp() * logp).sum(-1), (logp.exp() * (logp - logq)).sum(-1))
+    ours = (head_entropies(hidden, weight, bias), head_divergences(hidden, weight, bias, other, head))
+    for mine, theirs in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+        found, expected = (torch.autograd.grad((v * upstream).sum(), leaves, retain_graph=True) for v in (mine, theirs))
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_two_tokens_by_hand() -> None:
+    hidden, weight = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    p = 1 / (1 + math.exp(-1))
+    assert head_logprobs(hidden, weight, None, torch.tensor([0])).item() == pytest.approx(math.log(p))
+    entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
+    assert head_entropies(hidden, weight, None).item() == pytest.approx(entropy)
+    even = (torch.zeros(1, 2, dtype=torch.float64), (weight, None))
+    assert head_divergences(hidden, weight, None, *even).item() == pytest.approx(math.log(2) - entropy)
+
+
+def test_half_precision_rounds_the_logits_alone() -> None:
+    rng = torch.Generator().manual_seed(2)
+    hidden = torch.randn(40, 32, generator=rng).bfloat16()
+    weight, targets = torch.randn(500, 32, generator=rng).bfloat16(), torch.randint(500, (40,), generator=rng)
+    logits = torch.nn.functional.linear(hidden, weight).double()
+    exact = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    torch.testing.assert_close(head_logprobs(hidden, weight, None, targets).double(), exact, rtol=0, atol=1e-5)
+    torch.testing.assert_close(head_scores(hidden, weight, None, targets)[0].double(), exact, rtol=0, atol=1e-5)
 
 
 def test_no_positions_give_no_log_probabilities() -> None:

@@ -1,0 +1,52 @@
+"""Unfinished work inside an experience: kept by the main process, gone on with by all."""
+
+from pathlib import Path
+from typing import Any
+
+from everlearn.errors import ConfigError
+from everlearn.files import atomic_folder, find_folder, read_json, write_json
+from everlearn.models.parallel import Processes
+from everlearn.types import Memory
+from everlearn.weights import Tensors, load_tensors, pack, save_tensors, unpack
+
+
+def keep(place: Path, base: int, work: Memory, processes: Processes) -> None:
+    """Keep work in a folder, in place of what was there; sharded tensors are gathered.
+
+    Args:
+        place: the folder.
+        base: tells this experience of this run from others.
+        work: plain data.
+        processes: all of them call this function with their own part of the work.
+    """
+    skeleton, tensors = pack(work)
+    about = {"base": base, "work": skeleton, "sharding": processes.sharding, "sharded": processes.sharded(tensors)}
+    processes.by_main(_write, place, about, processes.whole(tensors))
+
+
+def find(place: Path | None, base: int, processes: Processes) -> Memory:
+    """The work that was kept, spread over the processes as it was; None where there is none of this experience.
+
+    Raises:
+        ConfigError: if it was kept under another sharding.
+    """
+    folder = find_folder(place) if place else None
+    if folder is None:
+        return None
+    about = read_json(folder / "work.json")
+    if about["base"] != base:
+        return None
+    if about["sharding"] != processes.sharding:
+        raise ConfigError(
+            f"{folder} was kept with parameters {about['sharding']}, and this launch has them {processes.sharding}; "
+            "launch as before, or delete that folder to begin the experience anew."
+        )
+    tensors = load_tensors(folder / "work.safetensors")
+    tensors |= processes.spread({name: tensors[name] for name in about["sharded"]})
+    return unpack(about["work"], tensors)
+
+
+def _write(place: Path, about: dict[str, Any], tensors: Tensors) -> None:
+    with atomic_folder(place) as folder:
+        save_tensors(folder / "work.safetensors", tensors)
+        write_json(folder / "work.json", about)

@@ -1,0 +1,66 @@
+"""The batches of a step among processes: every row once, about as many tokens each."""
+
+import pytest
+import torch
+
+from everlearn.data.packing import Row, collate
+from everlearn.data.shares import halves, shares
+from everlearn.examples import Batch, Encoded, Example
+from everlearn.models.language_model import LanguageModel
+from everlearn.objectives.next_token import NextToken
+from everlearn.testing.toys import toy_model
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return toy_model()
+
+
+def row(*sizes: int) -> Row:
+    """Documents of the given sizes, each of an example that is named by its size."""
+    documents = tuple(Encoded(tuple(range(5, 5 + size)), (True,) * size) for size in sizes)
+    return Row(documents, tuple(Example(text=f"{size}") for size in sizes))
+
+
+def supervised(batch: Batch) -> list[int]:
+    return batch.tokens[batch.supervised].tolist()
+
+
+def test_halves_hold_every_row_and_its_examples_once() -> None:
+    batch = collate([row(9), row(3, 4), row(2), row(2)])
+    first, second = halves(batch)
+    assert (first.tokens.shape, second.tokens.shape) == ((2, 9), (2, 2))
+    assert [e.text for e in first.examples + second.examples] == ["9", "3", "4", "2", "2"]
+    assert supervised(first) + supervised(second) == supervised(batch)
+    assert first.weight + second.weight == batch.weight
+
+
+def test_the_weighted_loss_of_halves_is_that_of_the_whole(model: LanguageModel) -> None:
+    batch = collate([row(9), row(3, 4), row(2)])
+    whole = NextToken().loss(model, batch)
+    parts = sum(NextToken().loss(model, half) * half.weight / batch.weight for half in halves(batch))
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=0)
+
+
+def test_a_row_that_supervises_nothing_is_left_out() -> None:
+    silent = Row((Encoded((5, 6, 7), (False,) * 3),), ())
+    assert [half.weight for half in halves(collate([row(4), silent, row(3)]))] == [3, 2]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_shares_hold_every_batch_once_and_are_even(count: int) -> None:
+    batches = [collate([row(8)] * rows) for rows in (6, 6, 6, 2)]
+    dealt = shares(batches, count)
+    sizes = [sum(b.tokens.numel() for b in share) for share in dealt]
+    assert len(dealt) == count
+    assert sum(b.weight for share in dealt for b in share) == sum(b.weight for b in batches)
+    assert max(sizes) <= 1.25 * sum(sizes) / count
+
+
+def test_batches_are_not_split_without_need() -> None:
+    batches = [collate([row(8)] * 4) for _ in range(4)]
+    assert [[id(b) in map(id, batches) for b in share] for share in shares(batches, 2)] == [[True, True]] * 2
+
+
+def test_more_processes_than_rows_leave_some_without() -> None:
+    assert sorted(len(share) for share in shares([collate([row(4), row(4)])], 3)) == [0, 1, 1]
