@@ -1,5 +1,6 @@
 """From the words of a command line or a run.json to a learner, a stream and settings."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from everlearn.learner import Learner
 from everlearn.metrics.suites import general_suite
 from everlearn.models.optim import Recipe
 from everlearn.models.parallel import launched
-from everlearn.registry.gates import AllOf
+from everlearn.registry.gates import AllOf, Gate
+from everlearn.run_folder import RunFolder
 from everlearn.types import Stream
 
 
@@ -32,23 +34,29 @@ class Asked:
     device: str | None = None
 
 
-def prepare(asked: Asked, out: Path) -> tuple[Learner, Stream, Settings]:
+def prepare(asked: Asked, out: Path, given: Collection[str] = ()) -> tuple[Learner, Stream, Settings]:
     """Understand all of it before anything long begins; rows that cannot be used are kept in `out`.
+
+    Args:
+        asked: the words; where its stream is an earlier run's run.json, that run's words stand in place of the others.
+        out: the run's folder.
+        given: the names of the words that replace those of an earlier run.
 
     Raises:
         ConfigError: if an expression or the stream file cannot be understood.
         DataError: if its files cannot be read.
     """
     if asked.stream.endswith(".json"):
-        return prepare(again(Path(asked.stream)), out)
+        return prepare(replace(again(Path(asked.stream)), **{name: getattr(asked, name) for name in given}), out)
     recipe = _parsed(asked.recipe, Recipe, "--recipe")
     learner = Learner(asked.model, parse_method(asked.method), recipe, asked.seed, asked.dtype, asked.device)
-    gate = parse(asked.gate) if asked.gate else AllOf(())
     suite = None if asked.suite == "shipped" else () if asked.suite == "none" else general_suite(Path(asked.suite))
-    aside = out / "rejected.jsonl" if launched().main else None
-    stream, rejects = read_stream(Path(asked.stream), aside)
-    source = asdict(replace(asked, stream=str(Path(asked.stream).resolve())))
-    return learner, stream, Settings(gate=gate, suite=suite, rejects=tuple(rejects), source=source)
+    gate = _gate(asked.gate)
+    # A folder in which a run is under way has its rejects; those of another stream would take their place.
+    fresh = launched().main and not RunFolder(out).events()
+    read = read_stream(Path(asked.stream), out / "rejected.jsonl" if fresh else None)
+    settings = Settings(gate, suite, bad_rows=read.bad_rows, rejects=read.rejects, source=asdict(_lasting(asked)))
+    return learner, read.stream, settings
 
 
 def again(file: Path) -> Asked:
@@ -61,6 +69,24 @@ def again(file: Path) -> Asked:
     if not source:
         raise ConfigError(f"{file} was not started from a stream file, so it cannot be repeated from here.")
     return Asked(**source)
+
+
+def _lasting(asked: Asked) -> Asked:
+    """The same words, with files and folders named so that they are found from anywhere."""
+
+    def absolute(name: str) -> str:
+        path = Path(name).expanduser()
+        return str(path.resolve()) if path.exists() else name
+
+    model = asked.model if asked.model == "embedded" else absolute(asked.model)
+    suite = asked.suite if asked.suite in ("shipped", "none") else absolute(asked.suite)
+    return replace(asked, stream=absolute(asked.stream), model=model, suite=suite)
+
+
+def _gate(text: str) -> Gate:
+    """The gate of an expression; all of them where it is a list, and one that keeps all where it is empty."""
+    gates: AllOf = parse(f"AllOf(({text},))" if text.strip() else "AllOf(())")
+    return gates.gates[0] if len(gates.gates) == 1 else gates
 
 
 def _parsed(text: str, kind: type, option: str) -> Any:

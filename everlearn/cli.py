@@ -9,18 +9,20 @@ Imports stand inside the commands so that help answers at once.
 
 import json
 import shlex
+import shutil
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from everlearn.errors import EverlearnError, Interrupted
 
 if TYPE_CHECKING:
+    from everlearn.data.rejects import Reject
     from everlearn.fold import Run
     from everlearn.matrix import Matrix
 
@@ -51,12 +53,17 @@ def demo(
     """
     from everlearn.demo import run_demo
 
-    run_demo(out, seed)
+    with _resumable(out):
+        run_demo(out, seed)
 
 
 @app.command()
 def run(
-    stream: Annotated[Path, typer.Argument(help="A stream.yaml, or an earlier run's run.json to repeat it.")],
+    ctx: typer.Context,
+    stream: Annotated[
+        Path,
+        typer.Argument(help="A stream.yaml; or an earlier run's run.json, to repeat it but for what is said here."),
+    ],
     out: Annotated[Path, typer.Option(help="The run's folder. A run that was stopped there goes on.")],
     model: Annotated[str, typer.Option(help="Hub name, directory, GGUF file, or 'embedded'.")] = "embedded",
     method: Annotated[
@@ -84,14 +91,14 @@ def run(
 
     asked = Asked(str(stream), model, method, recipe, gate, suite, seed, dtype, device)
     main = launched().main  # several processes speak with one voice
-    learner, loaded, settings = prepare(asked, out)
-    with Bars() if main else nullcontext(Silent()) as bars:
-        try:
-            made = fold(learner, loaded, out, settings, bars)
-        except Interrupted as stopped:
-            again = shlex.join(["everlearn", *sys.argv[1:]])
-            raise Interrupted(f"{stopped} What is done is kept in {out}. To go on:\n  {again}") from stopped
+    learner, loaded, settings = prepare(asked, out, _given(ctx) & asdict(asked).keys() - {"stream"})
     if main:
+        _tell(settings.rejects, out)
+    with Bars() if main else nullcontext(Silent()) as bars, _resumable(out):
+        made = fold(learner, loaded, out, settings, bars)
+    if main:
+        if len(found := made.files.rejects()) > len(settings.rejects):
+            _tell(found, out)
         _show(made, as_json)
     raise typer.Exit(NO if any(e.kind == "reject" for e in made.events) else OK)
 
@@ -113,14 +120,14 @@ def audit(
     from everlearn.models.load import load_tokenizer
     from everlearn.terminal import audit_table, rejects_table
 
-    loaded, rejects = read_stream(stream)
+    read = read_stream(stream)
     tokenizer = load_tokenizer(model) if length else None
-    found = look(loaded, length, None if tokenizer is None else lambda e: len(render(tokenizer, e).tokens))
+    found = look(read.stream, length, None if tokenizer is None else lambda e: len(render(tokenizer, e).tokens))
     if as_json:
-        _print_json({"findings": found.rows(), "rejected": [asdict(r) for r in rejects], "spoils": found.spoils})
+        _print_json({"findings": found.rows(), "rejected": [asdict(r) for r in read.rejects], "spoils": found.spoils})
     else:
         _print(audit_table(found))
-        _print(rejects_table(rejects))
+        _print(rejects_table(read.rejects))
     raise typer.Exit(NO if found.spoils else OK)
 
 
@@ -178,6 +185,32 @@ def methods(as_json: Json = False) -> None:
         _print(plain_table(rows, "methods; combine them with commas"))
 
 
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Say after Ctrl-C, once or twice, how to go on."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        program = "everlearn" if shutil.which("everlearn") else sys.argv[0]  # make starts one that is not on the path
+        again = shlex.join([program, *sys.argv[1:]])
+        what = f"{stopped}" or "stopped at once; what was done since the last checkpoint is done again."
+        raise Interrupted(f"{what} What is done is kept in {out}. To go on:\n  {again}") from stopped
+
+
+def _given(ctx: typer.Context) -> set[str]:
+    """The parameters that were given on the command line, and not left to their defaults."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
+def _tell(rejects: "Sequence[Reject]", out: Path) -> None:
+    """Say which rows were set aside, beside the results."""
+    from everlearn.data.rejects import named
+
+    if rejects:
+        typer.echo(f"{len(rejects)} rows set aside in {out / 'rejected.jsonl'}: {named(rejects)}", err=True)
+
+
 def _show(made: "Run", as_json: bool) -> None:
     _show_matrix(made.matrix, str(made.folder), as_json)
     if not as_json:
@@ -207,18 +240,12 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """The entry point of the `everlearn` command."""
+    sys.path.append(str(Path.cwd()))  # so that a class in a file here has a name, as in mymodule:Interpolate()
     try:
-        code = app(standalone_mode=False)
+        app()  # ends the process itself: after a command, a wrong word (2) or Ctrl-C (130)
     except Interrupted as stopped:
         typer.echo(str(stopped), err=True)
-        code = STOPPED
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        typer.echo("stopped.", err=True)
-        code = STOPPED
-    except click.ClickException as error:
-        error.show()
-        code = FAILED
-    except EverlearnError as error:
+        sys.exit(STOPPED)
+    except (EverlearnError, OSError) as error:  # a full disk, say, is no defect of the program
         typer.echo(f"error: {error}", err=True)
-        code = FAILED
-    sys.exit(code)
+        sys.exit(FAILED)

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from everlearn.config import dump, show
-from everlearn.data.rejects import Reject, check_rejects, write_rejects
+from everlearn.data.rejects import BAD_ROWS, Reject, check_rejects, write_rejects
 from everlearn.data.sequences import select
 from everlearn.errors import DataError, Interrupted
 from everlearn.evaluate import exams, rounds
@@ -51,7 +51,7 @@ class Settings:
     gate: Gate = field(default_factory=lambda: AllOf(()))
     suite: tuple[Example, ...] | None = None
     checkpoint_every: float = 60.0
-    bad_rows: float = 0.05
+    bad_rows: float = BAD_ROWS
     rejects: tuple[Reject, ...] = ()
     scores: Path | None = None
     source: Mapping[str, Any] = field(default_factory=dict)

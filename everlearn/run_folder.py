@@ -26,6 +26,7 @@ from typing import Any
 from sqlalchemy import URL
 
 from everlearn.config import dump
+from everlearn.data.rejects import Reject, read_rejects
 from everlearn.errors import ConfigError, RegistryError
 from everlearn.files import append_jsonl, find_folder, read_json, read_jsonl, write_atomic, write_json
 from everlearn.matrix import Matrix
@@ -69,6 +70,10 @@ class RunFolder:
         """Outcomes by version and exam."""
         return self.root / "scores"
 
+    def rejects(self) -> list[Reject]:
+        """The rows that were set aside."""
+        return read_rejects(self.root / "rejected.jsonl")
+
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a row to the metrics."""
         append_jsonl(self.root / "metrics.jsonl", row)
@@ -81,13 +86,13 @@ class RunFolder:
         return list(latest.values())
 
     def describe(self, asked: Mapping[str, Any], model: str, device: str) -> None:
-        """Write what was asked and with what; on a second start, make sure that it is the same.
+        """Write what was asked and with what; once the base model was scored, make sure that it is the same.
 
         Raises:
             ConfigError: if the folder holds another run.
         """
         file = self.root / "run.json"
-        if file.exists():
+        if file.exists() and self.events():
             known = read_json(file)
             unlike = [key for key in asked if key != "source" and known.get(key) != json.loads(json.dumps(asked[key]))]
             if unlike:
@@ -114,7 +119,7 @@ class RunFolder:
     def keep_tests(self, stream: Stream) -> None:
         """Write the test items down once, so that a report can show what was asked."""
         file = self.root / "tests.jsonl"
-        if not file.exists():
+        if not file.exists() or not self.events():
             rows = (example.row() for experience in stream for example in experience.test)
             write_atomic(file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
 

@@ -6,9 +6,9 @@ sequential fine-tuning, 10 % replay, EWC, L2-SP, joint training as the upper bou
     python recipes/trace_mini.py --data ../shared/data/trace-500 --out runs/trace_mini
 
 Differs from TRACE: ScienceQA's answer is its letter without the reasons behind it, since the letter is what is scored;
-the model is fifty times smaller; one epoch; every score is exact match of the whole answer. Nothing was tuned: rank,
-learning rate and strengths are the library's defaults. It can be stopped and started again; several processes share
-the work when each is given other seeds, and a last call writes the table.
+the model is fifty times smaller; one epoch; every score is exact match of the whole answer. Nothing was tuned: the
+rank is 8, learning rate and strengths are the library's defaults. It can be stopped and started again; several
+processes share the work when each is given other seeds, and a last call writes the table.
 """
 
 from collections.abc import Mapping, Sequence

@@ -67,6 +67,9 @@ ONLY_IN = {  # heavy or far-reaching packages, and the files that may know them
         ("everlearn.serve", "everlearn.agents.agent"),
     ),
 }
+SHORT_NAMES = {  # what strangers check their own methods with is to be had by a short name
+    "everlearn.testing": {"everlearn.testing.laws.check"},
+}
 DISTRIBUTIONS = {  # where a package is named otherwise than its import, or comes with another one
     "yaml": "pyyaml",
     "tokenizers": "transformers",
@@ -316,6 +319,9 @@ def only_the_root_re_exports(tree: Tree) -> Violations:
                 yield module, 1, f"__all__ and what is imported differ in {sorted(listed ^ there)}"
         elif named:
             yield module, named[0].lineno, "has an __all__; only the root re-exports"
+        elif module.name in SHORT_NAMES:
+            if {dotted for _, dotted in imports(module)} != SHORT_NAMES[module.name]:
+                yield module, 1, f"imports more or less than {sorted(SHORT_NAMES[module.name])}"
         elif module.path.name == "__init__.py" and len(module.tree.body) > 1:
             yield module, 1, "holds more than a docstring; a package's __init__ is empty"
 

@@ -125,6 +125,7 @@ PLANTED = {  # rule: (file, its text, what the rule has to say), several times
         ("everlearn/__init__.py", "from everlearn.types import Batch\n__all__ = []\n", "['Batch']"),
         ("everlearn/data/__init__.py", DOC + "from everlearn.types import Batch\n", "more than a docstring"),
         ("everlearn/types.py", '__all__ = ["Batch"]\n', "only the root re-exports"),
+        ("everlearn/testing/__init__.py", DOC + "from everlearn.types import Batch\n", "more or less than"),
     ],
     "tests_mirror_the_package": [
         ("tests/test_nothing.py", "", "mirrors no module"),
@@ -182,3 +183,12 @@ def test_the_lock_pins_what_the_project_asks_for() -> None:
     for asked in map(Requirement, [*project["dependencies"], *extras["hub"], *extras["test"]]):
         assert pins.get(canonicalize_name(asked.name), "0") in asked.specifier, asked
     assert not [pin for pin in pins.values() if "+" in pin], "a local version is not on every machine"
+
+
+def test_what_is_no_module_is_packaged_too() -> None:
+    """A wheel holds the page of a report and the shipped suite: an editable installation would not miss them."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["*"]
+    inside = [p for p in (REPOSITORY / "everlearn").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    left_out = [p.name for p in inside if p.suffix != ".py" and not any(p.match(pattern) for pattern in patterns)]
+    assert not left_out

@@ -97,3 +97,11 @@ def test_the_checks_of_this_file_notice_what_they_are_for() -> None:
     assert [(m["mark"], m["text"]) for m in BLOCK.finditer(text)] == [(None, "# not a title\n"), ("run", "1\n")]
     assert [m["target"] for m in LINK.finditer(text)] == ["b.md#c", "q.png"]
     assert anchors(text) == {"a-title-x-so_far"}
+
+
+def test_the_tree_in_the_readme_is_the_package() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    tree = text.partition("```\neverlearn/\n")[2].partition("```")[0].splitlines()
+    told = {name for line in tree if line.startswith("  ") for name in line.strip().partition("  ")[0].split()}
+    there = {p.name + "/" * p.is_dir() for p in (REPOSITORY / "everlearn").iterdir() if not p.name.startswith("__")}
+    assert told == {name for name in there if name.endswith((".py", "/"))}

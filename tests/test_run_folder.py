@@ -22,9 +22,20 @@ def test_a_second_start_has_to_ask_for_the_same(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.describe({"learner": {"seed": 0}, "source": "a"}, "identity", "cpu")
     folder.describe({"learner": {"seed": 0}, "source": "b"}, "identity", "cpu")
-    assert folder.asked()["source"] == "a"
+    folder.ledger.append("commit", "v", None, "", {}, "the base model")
+    folder.describe({"learner": {"seed": 0}, "source": "c"}, "identity", "cpu")
+    assert folder.asked()["source"] == "b", "what was asked last before the work began"
     with pytest.raises(ConfigError, match="another learner"):
         folder.describe({"learner": {"seed": 1}}, "identity", "cpu")
+
+
+def test_a_start_that_was_refused_leaves_its_folder_to_a_corrected_one(tmp_path: Path) -> None:
+    folder, stream = RunFolder(tmp_path), toy_stream()
+    for asked, tested in ((1, stream), (2, stream.ordered(["cats", "digits", "letters"]))):
+        folder.describe({"learner": asked}, "identity", "cpu")
+        folder.keep_tests(tested)
+    assert folder.asked() == {"learner": 2}
+    assert "the" in (tmp_path / "tests.jsonl").read_text().splitlines()[0], "the cats come first"
 
 
 def test_of_a_step_done_again_the_last_row_counts(tmp_path: Path) -> None:

@@ -1,10 +1,19 @@
 """Ctrl-C is a request; the second one is an order, unless a launcher repeats the first."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from everlearn.stopping import stoppable
+
+
+@pytest.fixture(autouse=True)
+def foreground() -> Iterator[None]:
+    """Ctrl-C as a terminal's foreground has it: a shell has what it starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_the_first_asks_and_the_second_interrupts() -> None:

@@ -105,9 +105,27 @@ def test_a_run_from_the_command_line(toy: Path, stream_file: Path, tmp_path: Pat
     page = (out / "report.html").read_text()
     assert "<svg" in page
     assert "next" in page
+    again, _ = run_app("run", out / "run.json", "--out", tmp_path / "other", "--seed", 1)
+    assert again == 0
+    assert Run(tmp_path / "other").files.asked()["source"]["seed"] == 1
     repeated, _ = run_app("run", out / "run.json", "--out", tmp_path / "again")
     assert repeated == 0
     assert Run(tmp_path / "again").matrix == Run(out).matrix
+
+
+def test_rows_set_aside_are_said_beside_the_results(toy: Path, stream_file: Path, tmp_path: Path) -> None:
+    long = json.dumps({"prompt": "x" * 70, "response": "y"})
+    with (stream_file.parent / "next-train.jsonl").open("a") as rows:
+        rows.write(f"broken\n{long}\n")
+    words = ["run", stream_file, "--model", toy, "--method", "LoRA(rank=2)", "--suite", "none", "--json"]
+    result = CliRunner().invoke(
+        app, [*map(str, words), "--recipe", "Recipe(length=64)", "--out", str(tmp_path / "run")]
+    )
+    assert json.loads(result.stdout)["matrix"]["names"] == ["next", "same"]
+    assert "1 rows set aside" in result.stderr
+    assert "next-train.jsonl:51: broken JSON" in result.stderr
+    assert "2 rows set aside" in result.stderr
+    assert "more than length=64" in result.stderr
 
 
 def test_a_gate_that_refuses_shows_in_the_exit_code(toy: Path, stream_file: Path, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from everlearn.errors import DataError
 from everlearn.examples import Example
-from everlearn.files import write_atomic
+from everlearn.files import read_jsonl, write_atomic
 
 NAMED = 3  # rejects that an error message quotes
+BAD_ROWS = 0.05
+"""The largest fraction of bad rows that is let pass where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def named(rejects: Sequence[Reject]) -> str:
     return "; ".join(f"{reject.source}: {reject.reason}" for reject in rejects[:NAMED]) + more
 
 
-def check_rejects(rejects: Sequence[Reject], total: int, limit: float = 0.05) -> None:
+def check_rejects(rejects: Sequence[Reject], total: int, limit: float = BAD_ROWS) -> None:
     """Stop where too large a part of the rows is bad.
 
     Args:
@@ -67,10 +69,15 @@ def check_rejects(rejects: Sequence[Reject], total: int, limit: float = 0.05) ->
     if len(rejects) > limit * total:
         raise DataError(
             f"{len(rejects)} of {total} rows are bad, more than the limit of {limit:.3g} allows: {named(rejects)}. "
-            "Correct or remove them, or raise the limit (`bad_rows` in a stream file)."
+            "Correct or remove them, or raise the limit (`bad_rows` in a stream file or in Settings)."
         )
 
 
 def write_rejects(path: Path, rejects: Sequence[Reject]) -> None:
     """Set bad rows aside as JSONL, `{source, reason, row}`, whole or not at all; an empty file where there are none."""
     write_atomic(path, "".join(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects))
+
+
+def read_rejects(path: Path) -> list[Reject]:
+    """What `write_rejects` wrote; nothing where there is no file."""
+    return [Reject(**row) for _, row in read_jsonl(path)] if path.exists() else []

@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from everlearn.data.checked_yaml import CheckedYaml, read_yaml
-from everlearn.data.rejects import Reject, Rows, check_rejects, named, write_rejects
+from everlearn.data.rejects import BAD_ROWS, Reject, Rows, check_rejects, named, write_rejects
 from everlearn.data.sources import read, split_file
 from everlearn.data.splits import hold_out, sample
 from everlearn.data.streams import (
@@ -46,13 +46,28 @@ def load_stream(path: str | Path) -> Stream:
         ConfigError: if the file cannot be understood; says where and what is allowed.
         DataError: if rows are missing, or more of a file's rows are bad than `bad_rows` allows.
     """
-    stream, rejects = read_stream(path)
-    if rejects:
-        warnings.warn(f"{len(rejects)} bad rows were left out: {named(rejects)}", stacklevel=2)
-    return stream
+    found = read_stream(path)
+    if found.rejects:
+        warnings.warn(f"{len(found.rejects)} bad rows were left out: {named(found.rejects)}", stacklevel=2)
+    return found.stream
 
 
-def read_stream(path: str | Path, aside: Path | None = None) -> tuple[Stream, tuple[Reject, ...]]:
+@dataclass(frozen=True)
+class StreamFile:
+    """What a stream file gives.
+
+    Args:
+        stream: its good rows.
+        rejects: the rows that were left out.
+        bad_rows: the largest fraction of bad rows that it lets pass.
+    """
+
+    stream: Stream
+    rejects: tuple[Reject, ...]
+    bad_rows: float
+
+
+def read_stream(path: str | Path, aside: Path | None = None) -> StreamFile:
     """As `load_stream`, but with the rows that were left out.
 
     Args:
@@ -70,11 +85,12 @@ def read_stream(path: str | Path, aside: Path | None = None) -> tuple[Stream, tu
     rejects = tuple(reject for part in parts for rows in part.read for reject in rows.rejects)
     if aside is not None:
         write_rejects(aside, rejects)
+    limit = document.data.get("bad_rows", BAD_ROWS)
     for place, part in enumerate(parts):
         with _located(document, "experiences", place):
             for rows in part.read:
-                check_rejects(rows.rejects, rows.total, document.data.get("bad_rows", 0.05))
-    return _stream(document, parts), rejects
+                check_rejects(rows.rejects, rows.total, limit)
+    return StreamFile(_stream(document, parts), rejects, limit)
 
 
 def _folder(folder: Path) -> CheckedYaml:

@@ -147,5 +147,5 @@ def _total(terms: list[Tensor]) -> Tensor:
 
 
 def _require_positive(method: Method, strength: float) -> None:
-    if strength < 0:
-        raise ConfigError(f"{method}: strength is 0 or more.")
+    if not 0 <= strength < float("inf"):
+        raise ConfigError(f"{method}: strength is 0 or more, and finite.")

@@ -55,9 +55,9 @@ def load(
 
     Raises:
         ModelError: if it cannot be had, or is a pickle, needs code of its own, or lacks weights.
-        ConfigError: if the dtype is unknown.
+        ConfigError: if the dtype or the device is unknown, or the device is not here.
     """
-    place = torch.device(device) if device else best_device()
+    place = as_device(device) if device else best_device()
     kind = as_dtype(dtype) if dtype else best_dtype(place)
     source = locate(name, progress)
     if source.is_file():
@@ -122,6 +122,22 @@ def locate(name: str, progress: Progress | None = None) -> Path:
 def best_device() -> torch.device:
     """The accelerator, where there is one, else the processor."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def as_device(name: str) -> torch.device:
+    """A device by its torch name, once it is known that something can be put there.
+
+    Raises:
+        ConfigError: if there is no such device here.
+    """
+    try:
+        place = torch.device(name)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:  # a torch built without CUDA asserts
+        raise ConfigError(
+            f"device {name!r} is not to be had here ({_first_line(error)}); leave it out to take {best_device()}."
+        ) from error
+    return place
 
 
 def best_dtype(device: torch.device) -> torch.dtype:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from everlearn.comparison import noise_floor
 from everlearn.errors import ConfigError
@@ -26,6 +26,7 @@ class Verdict:
     reason: str
 
 
+@runtime_checkable
 class Gate(Protocol):
     """Decides from the matrix whether a version is kept. Frozen data."""
 

@@ -20,14 +20,15 @@ NAMED = re.compile(r"\(([A-Z][^()]*\b(?:19|20)\d\d\b[^()]*)\)")
 
 METHODS = """# Methods
 
-A method is a frozen dataclass: its fields are its hyperparameters, and the same expression works in Python, on the
-command line (`--method "LoRA(rank=16), Replay(fraction=0.1)"`) and in a YAML file. The hooks say where it acts; what
+A method is a frozen dataclass: its fields are its hyperparameters, and the same expression works in Python and on
+the command line (`--method "LoRA(rank=16), Replay(fraction=0.1)"`). The hooks say where it acts; what
 each hook receives and returns stands in [concepts](concepts.md#methods-act-in-ten-hooks)."""
 
 ERRORS = """# Errors
 
 What this package raises on purpose is an `EverlearnError`. Its message says what is wrong with which value, where, and
-what to do; any other exception is a defect of ours and worth reporting. On the command line the message stands alone,
+what to do; any other exception but one of the machine's own (a full disk, a missing permission) is a defect of ours and
+worth reporting. On the command line the message stands alone,
 and the exit code is 2, or 130 for a run that was stopped and can go on. Exit code 1 is no error but an answer: the
 audit found a defect, or a gate refused a version."""
 

@@ -20,7 +20,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Experience, Memory, State, Stream
-from everlearn.weights import equal, pack, unpack
+from everlearn.weights import Tensors, equal, pack, unpack
 
 RECIPE = Recipe(AdamW(learning_rate=1e-2), batch_size=4, length=64, tokens=128)
 NEUTRAL = {"strength": 0.0, "fraction": 0.0}
@@ -96,18 +96,36 @@ def memory_is_plain_data(method: Method) -> None:
 
 def leaves_memory_alone(method: Method) -> None:
     """A hook returns a new memory and never changes the one it was given, nor any gradient in `.grad`."""
-    learner, stream = Learner("toy", method, RECIPE, 0), toy_stream()
-    model = toy_model()
-    state = learn(learner, model, learner.start(model), stream.experiences[0])
-    ctx, memory = Context(model, stream.experiences[1], seed=0, seen=1), state.memory
+    ctx, memory = _between(method)
     for name, hook in _hooks(chain(method), memory, ctx).items():
         before = _frozen(memory)
         hook()
         if _frozen(memory) != before:
             raise LawBroken(f"{method}.{name} changed the memory it was given; return a new one.")
-        touched = [n for n, p in model.trainable().items() if p.grad is not None]
+        touched = [n for n, p in ctx.trainable().items() if p.grad is not None]
         if touched:
             raise LawBroken(f"{method}.{name} left gradients in .grad of {touched[:3]}; use ctx.grads().")
+
+
+def returns_what_it_was_given(method: Method) -> None:
+    """`grad`, `update` and `merge` return tensors of the same names and shapes; they and `step` leave theirs alone."""
+    ctx, memory = _between(method)
+    whole = chain(method)
+    sides: dict[str, Callable[[Tensors, Tensors], Any]] = {
+        "grad": lambda one, other: whole.grad(memory, one, ctx),
+        "update": lambda one, other: whole.update(memory, one, ctx),
+        "merge": lambda one, other: whole.merge(memory, one, other, ctx),
+        "step": lambda one, other: whole.step(memory, one, other, ctx),
+    }
+    for name in sorted(sides.keys() & overrides(method)):
+        one = {n: p.detach() + 1 for n, p in ctx.trainable().items()}
+        other = {n: t / 2 for n, t in one.items()}
+        before = _frozen([one, other])
+        returned = sides[name](one, other)
+        if _frozen([one, other]) != before:
+            raise LawBroken(f"{method}.{name} changed the tensors it was given in place; return new ones.")
+        if name != "step" and {n: t.shape for n, t in returned.items()} != {n: t.shape for n, t in one.items()}:
+            raise LawBroken(f"{method}.{name} returned other names or shapes than it was given; return them all.")
 
 
 def params_is_idempotent(method: Method) -> None:
@@ -129,7 +147,10 @@ def nothing_at_strength_zero(method: Any) -> None:
     if zero:
         weak = replace(method, **zero)
         if not equal(learned(weak).weights, learned(chain()).weights):
-            raise LawBroken(f"{weak} does not learn what plain fine-tuning learns.")
+            raise LawBroken(
+                f"{weak} does not learn what plain fine-tuning learns; "
+                f"{' and '.join(zero)} of zero means that everywhere: name a field of another meaning otherwise."
+            )
 
 
 LAWS: tuple[Law, ...] = (
@@ -140,6 +161,7 @@ LAWS: tuple[Law, ...] = (
     resumes,
     memory_is_plain_data,
     leaves_memory_alone,
+    returns_what_it_was_given,
     params_is_idempotent,
     nothing_at_strength_zero,
 )
@@ -169,6 +191,13 @@ def _interrupted(
         learn(learner, model, state, experience, Watch(folder, stop=lambda: next(asked, False)))
     fresh = learner.restore(toy_model(), state)
     return fresh, learn(learner, fresh, state, experience, Watch(folder))
+
+
+def _between(method: Method) -> tuple[Context, Memory]:
+    """The moment before the second experience: what a hook may look at, and the method's memory."""
+    learner, stream, model = Learner("toy", method, RECIPE, 0), toy_stream(), toy_model()
+    state = learn(learner, model, learner.start(model), stream.experiences[0])
+    return Context(model, stream.experiences[1], seed=0, seen=1), state.memory
 
 
 def _hooks(method: Method, memory: Memory, ctx: Context) -> dict[str, Callable[[], Any]]:

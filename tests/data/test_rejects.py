@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from everlearn.data.rejects import Reject, check_rejects, write_rejects
+from everlearn.data.rejects import Reject, check_rejects, read_rejects, write_rejects
 from everlearn.errors import DataError
 
 BAD = [Reject(f"a.jsonl:{line}", "the field 'response' is empty", "{é") for line in range(1, 6)]
@@ -24,6 +24,7 @@ def test_bad_rows_are_set_aside_as_jsonl(tmp_path: Path) -> None:
     file = tmp_path / "aside" / "rejects.jsonl"
     write_rejects(file, BAD)
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert [Reject(**row) for row in rows] == BAD
+    assert [Reject(**row) for row in rows] == read_rejects(file) == BAD
     write_rejects(file, [])
     assert file.read_bytes() == b""
+    assert read_rejects(file) == read_rejects(tmp_path / "nothing") == []

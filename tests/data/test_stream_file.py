@@ -160,7 +160,9 @@ def test_bad_rows_are_counted_set_aside_and_above_the_limit_stop_the_run(write: 
     with (tmp_path / "a-train.jsonl").open("a") as file:
         file.write("broken\n" * 5)
     path = write(f"experiences:\n{B}{A}")
-    stream, rejects = read_stream(path, tmp_path / "aside.jsonl")
+    found = read_stream(path, tmp_path / "aside.jsonl")
+    stream, rejects = found.stream, found.rejects
+    assert found.bad_rows == 0.05
     assert [(r.source, r.row) for r in rejects] == [
         (f"{tmp_path}/a-train.jsonl:{i}", "broken") for i in range(101, 106)
     ]
@@ -313,7 +315,8 @@ def test_real_benchmarks_are_a_stream(shared: Path, write: Write) -> None:
         f"  - {{name: mnli, path: '{shared}/mtl15/NLI/MNLI', limit: {{train: 200, test: 100}}}}\n"
         f"  - {{name: plays, train: '{shared}/text/shakespeare.txt', test: {{fraction: 0.1}}, limit: 100}}\n"
     )
-    stream, rejects = read_stream(write(text))
+    found = read_stream(write(text))
+    stream, rejects = found.stream, found.rejects
     assert [e.metric for e in stream] == [Choice(), Choice(), TokenAccuracy()]
     # TRACE brings validation rows; from the others a tenth is split off, and Shakespeare gives test rows too.
     assert len(stream.experiences[0].train) == 200

@@ -199,3 +199,9 @@ def test_identity_is_read_from_the_cache_the_second_time(toy: Path) -> None:
     assert time.process_time() - begun < 0.2
     path.touch()
     assert identity(str(toy)) == first
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99"])
+def test_a_device_that_is_not_here_is_named(device: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"device '{device}'.*leave it out"):
+        load(str(toy_folder(tmp_path)), device=device)

@@ -127,6 +127,24 @@ class Doubler(Method):
         return model
 
 
+@dataclass(frozen=True)
+class Overwriter(Method):
+    """Changes the tensors it is given."""
+
+    def grad(self, memory: Memory, grads: Mapping[str, Tensor], ctx: Context) -> Mapping[str, Tensor]:
+        for grad in grads.values():
+            grad.mul_(0.5)
+        return grads
+
+
+@dataclass(frozen=True)
+class Loser(Method):
+    """Returns less than it was given."""
+
+    def update(self, memory: Memory, update: Mapping[str, Tensor], ctx: Context) -> Mapping[str, Tensor]:
+        return dict(list(update.items())[1:])
+
+
 @pytest.mark.parametrize(
     ("method", "says"),
     [
@@ -138,6 +156,8 @@ class Doubler(Method):
         (Forgetful(), "does not learn the same twice"),
         (Stubborn(), "does not learn what plain"),
         (Doubler(), "already had its shape"),
+        (Overwriter(), r"grad changed the tensors it was given"),
+        (Loser(), "update returned other names"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, Method) else "",
 )
