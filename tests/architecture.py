@@ -28,6 +28,7 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     learner evaluate registry run_folder
     fold references
     wording figures run_view verdict
+    grid
     report dashboard serve testing terminal progress asking
     demo demo_stream
     cli
