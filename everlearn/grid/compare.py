@@ -18,6 +18,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from everlearn.config import dump, show
@@ -27,12 +28,13 @@ from everlearn.fold import Settings
 from everlearn.grid.cells import Cell, Kind, Reference
 from everlearn.grid.executors import Ended, Executor, InProcess
 from everlearn.grid.standings import Contrast, Cost, Standing, contrasts, standing
-from everlearn.grid.tables import contrast_rows, markdown, notes, standing_rows
+from everlearn.grid.tables import contrast_rows, estimate, markdown, notes, standing_rows
 from everlearn.learner import Learner
 from everlearn.matrix import Matrix
 from everlearn.method import Method
 from everlearn.metrics.suites import general_suite
 from everlearn.run_folder import RunFolder, describe_stream
+from everlearn.statistics import mean_over_seeds
 from everlearn.types import Progress, Silent, Stream
 from everlearn.wording import percent
 
@@ -127,24 +129,38 @@ class Compared:
     @cached_property
     def contrasts(self) -> tuple[Contrast, ...]:
         """What each further method has more than the first one."""
-        first, *others = self.matrices
-        return tuple(c for name in others for c in contrasts(name, self.matrices[first], self.matrices[name]))
+        first, *others = self.matrices.values()
+        names = list(self.matrices)[1:]
+        return tuple(c for name, other in zip(names, others, strict=True) for c in contrasts(name, first, other))
 
     @property
     def notes(self) -> list[str]:
         """What the numbers are, and what is missing."""
         tests = {experience.name: len(experience.test) for experience in self.grid.stream}
         failed = [f"failed: {title}: {why}" for title, why in self.failures.items()]
-        return notes(self.standings, self.grid.seeds, tests) + failed
+        return [*self._bounds(), *notes(self.standings, self.grid.seeds, tests), *failed]
+
+    def _bounds(self) -> list[str]:
+        """What lies below and above the methods: ACC of the untouched base model and of the references."""
+        matrices = [matrix for seeds in self.matrices.values() for matrix in seeds.values()]
+        rows = {"untouched base model": [matrix.rows[0] for matrix in matrices[:1]]}
+        for kind in REFERENCES:
+            rows[kind] = [row for row in (getattr(m, kind) for m in self.matrices[self._first].values()) if row]
+        found = {name: [fmean(s for s in row.scores if s is not None) for row in each] for name, each in rows.items()}
+        return [f"{name}: ACC {estimate(mean_over_seeds(scores))}" for name, scores in found.items() if scores]
+
+    @property
+    def _first(self) -> str:
+        return next(iter(self.grid.methods))
 
     @cached_property
     def page(self) -> str:
         """The table in Markdown."""
-        recipe, first = show(self.grid.learner.recipe), next(iter(self.grid.methods))
+        recipe = show(self.grid.learner.recipe)
         lines = [f"# Comparison on {self.grid.stream.name}", ""]
         lines += [f"Model {self.grid.learner.model}, `{recipe}`.", "", markdown(standing_rows(self.standings))]
         if self.contrasts:
-            lines += [markdown(contrast_rows(self.contrasts, first))]
+            lines += [markdown(contrast_rows(self.contrasts, self._first))]
         lines += [f"- {s.name}: `{s.method or 'plain fine-tuning of all weights'}`" for s in self.standings]
         return "\n".join([*lines, *(f"- {note}" for note in self.notes), ""])
 

@@ -14,7 +14,7 @@ def standing_rows(standings: Sequence[Standing]) -> Rows:
     known = _known(standings)
     return [
         {"method": s.name, "seeds": str(len(s.seeds))}
-        | {_heading(measure): _estimate(s.measures.get(measure), titled(measure).change) for measure in known}
+        | {_heading(measure): estimate(s.measures.get(measure), titled(measure).change) for measure in known}
         | {"minutes": _minutes(s.minutes), "kept": _bytes(s.kept)}
         for s in standings
     ]
@@ -82,7 +82,8 @@ def _heading(measure: str) -> str:
     return titled(measure).short.partition(" (")[0]
 
 
-def _estimate(found: Estimate | None, signed: bool) -> str:
+def estimate(found: Estimate | None, signed: bool = False) -> str:
+    """A mean over seeds in percent, with half its interval where it has one; a dash for what is not there."""
     if found is None:
         return ABSENT
     half = "" if found.high is None else f" \N{PLUS-MINUS SIGN}{percent(found.high - found.mean)}"

@@ -58,6 +58,11 @@ def test_the_page_and_the_json_say_the_same(found: Compared, folder: Path) -> No
     assert "| replay | ACC |" in page
     assert "intransigence, joint" in page
     assert "seeds 0, 1; test items: letters 6, cats 6" in page
+    matrix = found.matrices["plain"][0]
+    base = sum(score or 0 for score in matrix.rows[0].scores) / 2
+    assert f"- untouched base model: ACC {100 * base:.1f}\n" in page
+    assert "- joint: ACC " in page
+    assert "- single: ACC" not in page
 
 
 def test_a_second_call_does_only_what_is_missing(found: Compared, folder: Path) -> None:
