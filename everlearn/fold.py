@@ -7,6 +7,7 @@ experiences are read from the ledger, the unfinished one goes on from its checkp
 import json
 import signal
 import threading
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -252,7 +253,7 @@ class _Work:
     def _shorter(self, examples: Sequence[Example], found: list[Reject]) -> Sequence[Example]:
         """The examples that fit; the others are added to `found`."""
         length, before = self.learner.recipe.length, len(found)
-        kept = []
+        kept = array("Q")
         for number, example in enumerate(examples):
             size = 0 if example.text else len(self.model.encode(example).tokens)
             if size <= length:

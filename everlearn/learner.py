@@ -229,9 +229,11 @@ class _Lesson:
         if self.recipe.patience is None or not crossed or not len(self.experience.validation):
             return
         with torch.no_grad():
-            batches = list(self.context.batches(self.experience.validation))
-            weight = sum(b.weight for b in batches)
-            loss = sum(float(self.context.loss(b)) * b.weight for b in batches) / weight
+            # One batch at a time: validation rows may be more than fit into memory.
+            measured = [
+                (float(self.context.loss(b)), b.weight) for b in self.context.batches(self.experience.validation)
+            ]
+            loss = sum(value * weight for value, weight in measured) / sum(weight for _, weight in measured)
         self.watch.log({"experience": self.experience.name, "step": self.at.total, "validation": loss})
         if loss < self.at.best:
             self.at.best, self.at.stale, self.best = loss, 0, self.optimiser.values()
