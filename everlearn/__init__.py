@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from everlearn.fold import Run as Run
     from everlearn.fold import Settings as Settings
     from everlearn.fold import run as run
+    from everlearn.grid.compare import Compared as Compared
+    from everlearn.grid.compare import Grid as Grid
+    from everlearn.grid.compare import compare as compare
+    from everlearn.grid.executors import InProcess as InProcess
+    from everlearn.grid.executors import Processes as Processes
     from everlearn.learner import Learner as Learner
     from everlearn.learner import learn as learn
     from everlearn.matrix import Matrix as Matrix
@@ -75,6 +80,7 @@ _HOME = {
     "AdamW": "everlearn.models.optim",
     "AllOf": "everlearn.registry.gates",
     "Choice": "everlearn.metrics.likelihood",
+    "Compared": "everlearn.grid.compare",
     "Completion": "everlearn.models.sampling",
     "Context": "everlearn.method",
     "EWC": "everlearn.methods.anchors",
@@ -82,6 +88,8 @@ _HOME = {
     "ExactMatch": "everlearn.metrics.text",
     "Example": "everlearn.examples",
     "Experience": "everlearn.types",
+    "Grid": "everlearn.grid.compare",
+    "InProcess": "everlearn.grid.executors",
     "L2SP": "everlearn.methods.anchors",
     "LanguageModel": "everlearn.models.language_model",
     "Learn": "everlearn.registry.gates",
@@ -94,6 +102,7 @@ _HOME = {
     "NextToken": "everlearn.objectives.next_token",
     "NumericMatch": "everlearn.metrics.text",
     "PrefixMatch": "everlearn.metrics.text",
+    "Processes": "everlearn.grid.executors",
     "ReasoningGym": "everlearn.metrics.text",
     "Recipe": "everlearn.models.optim",
     "Replay": "everlearn.methods.replay",
@@ -116,6 +125,7 @@ _HOME = {
     "blurry": "everlearn.data.streams",
     "chain": "everlearn.method",
     "class_incremental": "everlearn.data.streams",
+    "compare": "everlearn.grid.compare",
     "domain_incremental": "everlearn.data.streams",
     "experience": "everlearn.data.streams",
     "general_suite": "everlearn.metrics.suites",
@@ -138,12 +148,15 @@ __all__ = [
     "AdamW",
     "AllOf",
     "Choice",
+    "Compared",
     "Completion",
     "Context",
     "EditSimilarity",
     "ExactMatch",
     "Example",
     "Experience",
+    "Grid",
+    "InProcess",
     "LanguageModel",
     "Learn",
     "Learner",
@@ -155,6 +168,7 @@ __all__ = [
     "NextToken",
     "NumericMatch",
     "PrefixMatch",
+    "Processes",
     "ReasoningGym",
     "Recipe",
     "Replay",
@@ -177,6 +191,7 @@ __all__ = [
     "blurry",
     "chain",
     "class_incremental",
+    "compare",
     "domain_incremental",
     "experience",
     "general_suite",

@@ -1,6 +1,6 @@
-"""From the words of a command line or a run.json to a learner, a stream and settings."""
+"""From the words of a command line or a run.json to a learner, a stream and settings, or to a grid of them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,15 @@ from everlearn.data.stream_file import read_stream
 from everlearn.errors import ConfigError
 from everlearn.files import read_json
 from everlearn.fold import Settings
+from everlearn.grid.cells import Reference
+from everlearn.grid.compare import Grid
+from everlearn.grid.executors import Executor, InProcess, Processes
 from everlearn.learner import Learner
+from everlearn.method import Method
 from everlearn.metrics.suites import general_suite
 from everlearn.models.optim import Recipe
 from everlearn.models.parallel import launched
+from everlearn.names import optional
 from everlearn.registry.gates import AllOf, Gate
 from everlearn.run_folder import RunFolder
 from everlearn.types import Stream
@@ -87,6 +92,59 @@ def _gate(text: str) -> Gate:
     """The gate of an expression; all of them where it is a list, and one that keeps all where it is empty."""
     gates: AllOf = parse(f"AllOf(({text},))" if text.strip() else "AllOf(())")
     return gates.gates[0] if len(gates.gates) == 1 else gates
+
+
+def prepare_grid(
+    asked: Asked, methods: Sequence[str], seeds: str, references: Mapping[Reference, bool], out: Path
+) -> Grid:
+    """Understand all of a comparison before anything long begins.
+
+    Args:
+        asked: the run that all cells have in common; its method and seed are not used.
+        methods: each as "name=expression".
+        seeds: whole numbers between commas.
+        references: whether each is to be learned beside the methods.
+        out: where rows that cannot be used are kept.
+
+    Raises:
+        ConfigError: if an expression, a seed or the stream file cannot be understood.
+        DataError: if its files cannot be read.
+    """
+    named = [_named(text) for text in methods]
+    twice = {name for name, _ in named if [n for n, _ in named].count(name) > 1}
+    if twice:
+        raise ConfigError(f"--methods: the names {sorted(twice)} stand twice; rename.")
+    try:
+        numbers = tuple(int(seed) for seed in seeds.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--seeds {seeds!r}: {error}; give whole numbers between commas, as in 0,1,2.") from error
+    learner, stream, settings = prepare(asked, out)
+    return Grid(
+        stream, dict(named), numbers, learner, settings, tuple(kind for kind, wanted in references.items() if wanted)
+    )
+
+
+def executor(workers: int | None, ray: str | None) -> Executor:
+    """Who runs a grid: this process, so many workers, or a Ray cluster.
+
+    Args:
+        workers: cells at a time; None is one after another, here.
+        ray: a cluster's address, or "local" for one that is started; None takes none.
+
+    Raises:
+        ConfigError: if Ray is asked for and not installed.
+    """
+    if ray is not None:
+        found: Executor = optional("everlearn.grid.ray_cluster:RayCluster", "ray")(ray, workers)
+        return found
+    return InProcess() if workers is None else Processes(workers)
+
+
+def _named(text: str) -> tuple[str, Method]:
+    name, mark, expression = text.partition("=")
+    if not mark or not name.strip().replace("-", "_").replace(".", "_").isidentifier():
+        raise ConfigError(f"--methods {text!r} has no name; give one, as in 'plain=LoRA(rank=16)'.")
+    return name.strip(), parse_method(expression)
 
 
 def _parsed(text: str, kind: type, option: str) -> Any:

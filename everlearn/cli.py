@@ -1,4 +1,4 @@
-"""The command line: `everlearn demo | run | audit | matrix | report | log | methods`.
+"""The command line: `everlearn demo | run | compare | audit | matrix | report | log | methods`.
 
 Exit codes: 0 all is well; 1 an answer of no (the audit found a defect, the gate refused a version); 2 something could
 not be understood, read or done, and the message says what to do; 130 stopped by Ctrl-C, and the message says how to
@@ -40,6 +40,11 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(help="The folder of a run, as given to --out.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
+Model = Annotated[str, typer.Option(help="Hub name, directory, GGUF file, or 'embedded'.")]
+Training = Annotated[str, typer.Option(help="How to train: 'Recipe(epochs=2, optimiser=AdamW(learning_rate=1e-4))'.")]
+Suite = Annotated[str, typer.Option(help="General ability: 'shipped', 'none', or a JSONL file.")]
+Dtype = Annotated[str | None, typer.Option(help="Of frozen weights: float32, bfloat16; default by device.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; by default the best there is.")]
 
 
 @app.command()
@@ -65,18 +70,16 @@ def run(
         typer.Argument(help="A stream.yaml; or an earlier run's run.json, to repeat it but for what is said here."),
     ],
     out: Annotated[Path, typer.Option(help="The run's folder. A run that was stopped there goes on.")],
-    model: Annotated[str, typer.Option(help="Hub name, directory, GGUF file, or 'embedded'.")] = "embedded",
+    model: Model = "embedded",
     method: Annotated[
         str, typer.Option(help="What fights forgetting; '' is plain full fine-tuning. See `everlearn methods`.")
     ] = "LoRA(rank=16), Replay(fraction=0.1)",
-    recipe: Annotated[
-        str, typer.Option(help="How to train: 'Recipe(epochs=2, optimiser=AdamW(learning_rate=1e-4))'.")
-    ] = "Recipe()",
+    recipe: Training = "Recipe()",
     gate: Annotated[str, typer.Option(help="Which versions to keep: 'Retain(drop=0.1)'; '' keeps all.")] = "",
-    suite: Annotated[str, typer.Option(help="General ability: 'shipped', 'none', or a JSONL file.")] = "shipped",
+    suite: Suite = "shipped",
     seed: Seed = 0,
-    dtype: Annotated[str | None, typer.Option(help="Of frozen weights: float32, bfloat16; default by device.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps; by default the best there is.")] = None,
+    dtype: Dtype = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Learn a stream; score, judge and keep each version.
@@ -101,6 +104,46 @@ def run(
             _tell(found, out)
         _show(made, as_json)
     raise typer.Exit(NO if any(e.kind == "reject" for e in made.events) else OK)
+
+
+@app.command()
+def compare(
+    stream: Annotated[Path, typer.Argument(help="A stream.yaml, or a folder of experiences in a published layout.")],
+    methods: Annotated[
+        list[str], typer.Option(help="'name=LoRA(rank=16), Replay()'; once for each. The first is compared with.")
+    ],
+    out: Annotated[Path, typer.Option(help="The grid's folder. A comparison that was stopped there goes on.")],
+    seeds: Annotated[str, typer.Option(help="Whole numbers between commas.")] = "0,1,2",
+    model: Model = "embedded",
+    recipe: Training = "Recipe()",
+    suite: Suite = "shipped",
+    dtype: Dtype = None,
+    device: Device = None,
+    workers: Annotated[int | None, typer.Option(help="Cells at a time, in processes of their own.")] = None,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or 'local' to start one here.")] = None,
+    joint: Annotated[bool, typer.Option("--joint", help="Also learn all experiences together.")] = False,
+    single: Annotated[bool, typer.Option("--single", help="Also learn each experience alone.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run methods under several seeds, and set them side by side with paired tests.
+
+    Example: everlearn compare stream.yaml --methods "plain=LoRA()" --methods "replay=LoRA(), Replay()" --out runs/grid
+    """
+    from everlearn.asking import Asked, executor, prepare_grid
+    from everlearn.grid.compare import compare as run_grid
+    from everlearn.progress import Bars
+    from everlearn.terminal import grid_table
+
+    asked = Asked(str(stream), model, recipe=recipe, suite=suite, dtype=dtype, device=device)
+    grid = prepare_grid(asked, methods, seeds, {"joint": joint, "single": single}, out)
+    with Bars() as bars, _resumable(out):
+        found = run_grid(grid, out, executor(workers, ray), bars)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _print(grid_table(found))
+        typer.echo(f"\nThe same in {out}/comparison.md and comparison.json.")
+    raise typer.Exit(FAILED if found.failures else OK)
 
 
 @app.command()

@@ -6,6 +6,7 @@ experiences are read from the ledger, the unfinished one goes on from its checkp
 
 import json
 import threading
+from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -260,7 +261,7 @@ class _Work:
     def _shorter(self, examples: Sequence[Example], found: list[Reject]) -> Sequence[Example]:
         """The examples that fit; the others are added to `found`."""
         length, before = self.learner.recipe.length, len(found)
-        kept = []
+        kept = array("Q")
         for number, example in enumerate(examples):
             size = 0 if example.text else len(self.model.encode(example).tokens)
             if size <= length:

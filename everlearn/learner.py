@@ -155,8 +155,7 @@ class _Lesson:
         self.at, self.saved, self.best = _Position(), time.monotonic(), dict[str, Tensor]()
 
     def _parameters(self) -> dict[str, Tensor]:
-        parameters = self.model.trainable()
-        if not parameters:
+        if not (parameters := self.model.trainable()):
             raise ModelError(f"nothing learns: {self.method} leaves no parameter of {self.model.name} trainable.")
         return parameters
 
@@ -258,9 +257,12 @@ class _Lesson:
         if self.recipe.patience is None or not crossed or not len(self.experience.validation):
             return
         with torch.no_grad():
-            whole = Step(tuple(self.context.batches(self.experience.validation)), 1.0)
-            mine = self.processes.share(whole)
-            loss = self.processes.add(sum(float(self.forward(partial(self.context.loss, b))) * w for b, w in mine))
+            total, weight = 0.0, 0
+            for batch in self.context.batches(self.experience.validation):  # more may be there than fit into memory
+                for part, share in self.processes.share(Step((batch,), 1.0)):
+                    total += float(self.forward(partial(self.context.loss, part))) * share * batch.weight
+                weight += batch.weight
+            loss = self.processes.add(total) / weight
         self.watch.log({"experience": self.experience.name, "step": self.at.total, "validation": loss})
         if loss < self.at.best:
             self.at.best, self.at.stale, self.best = loss, 0, self.optimiser.values()

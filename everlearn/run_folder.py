@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from sqlalchemy import URL
 
 from everlearn.config import dump
 from everlearn.data.rejects import Reject, read_rejects
+from everlearn.data.sequences import each
 from everlearn.errors import ConfigError, RegistryError
 from everlearn.files import append_jsonl, find_folder, read_json, read_jsonl, write_atomic, write_json
 from everlearn.matrix import Matrix
@@ -153,7 +155,7 @@ def fingerprint(experience: Experience) -> dict[str, Any]:
     """What tells one experience from another: sizes, test items, a sample of the training rows, how it is judged."""
     train, digest = experience.train, hashlib.sha256()
     sample = range(0, len(train), max(1, len(train) // SAMPLED))
-    for example in [*(train[i] for i in sample), *experience.test]:
+    for example in chain(each(train, sample), experience.test):
         digest.update(example.key.encode())
     about = {"name": experience.name, "train": len(train), "test": len(experience.test), "rows": digest.hexdigest()}
     judged = {"objective": dump(experience.objective), "metric": dump(experience.metric)}

@@ -164,3 +164,14 @@ def mean_over_seeds(values: Sequence[float], level: float = 0.95) -> Estimate:
     std = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
     half = student_quantile(0.5 + level / 2, n - 1) * std / math.sqrt(n)
     return Estimate(n, mean, std, mean - half, mean + half)
+
+
+def paired_t(differences: Estimate) -> float | None:
+    """Two-sided p of the paired t-test (Student 1908) that the mean difference is 0: t = mean sqrt(n) / std.
+
+    None where it says nothing: for one pair, or where all pairs differ alike.
+    """
+    if not differences.std:
+        return 1.0 if differences.n > 1 and differences.mean == 0 else None
+    t = abs(differences.mean) * math.sqrt(differences.n) / differences.std
+    return min(1.0, 2 * (1 - student_cdf(t, differences.n - 1)))

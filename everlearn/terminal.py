@@ -10,6 +10,8 @@ from rich.text import Text
 
 from everlearn.data.findings import Audit
 from everlearn.data.rejects import Reject
+from everlearn.grid.compare import Compared
+from everlearn.grid.tables import Rows, contrast_rows, standing_rows
 from everlearn.matrix import Matrix
 from everlearn.measures import Measure, summary
 from everlearn.registry.ledger import Event
@@ -122,6 +124,29 @@ def plain_table(rows: Sequence[Mapping[str, str]], title: str) -> Table:
     for row in rows:
         table.add_row(*map(Text, row.values()))
     return _framed(title, [table], [])
+
+
+def grid_table(found: Compared) -> Table:
+    """A grid's methods side by side, and below them what each has more than the first.
+
+    Args:
+        found: what came of the grid.
+    """
+    tables = [_numbers(standing_rows(found.standings))]
+    if found.contrasts:
+        tables.append(_numbers(contrast_rows(found.contrasts, next(iter(found.grid.methods)))))
+    expressions = [f"{s.name}: {s.method or 'plain fine-tuning of all weights'}" for s in found.standings]
+    return _framed(f"comparison on {found.grid.stream.name}", tables, [*expressions, *found.notes])
+
+
+def _numbers(rows: Rows) -> Table:
+    """Rows with the same keys: names in the first column, numbers in the others."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for place, column in enumerate(rows[0]):
+        table.add_column(Text(column), justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row.values()))
+    return table
 
 
 def _table(*columns: str) -> Table:

@@ -28,6 +28,7 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     learner checkpoint evaluate registry run_folder stopping
     fold references
     wording figures run_view verdict
+    grid
     report dashboard serve testing terminal progress asking
     demo demo_stream
     cli
@@ -78,7 +79,15 @@ DISTRIBUTIONS = {  # where a package is named otherwise than its import, or come
 }
 ABSTRACT = {"everlearn.method.Method"}  # identities in all hooks: made to be subclassed, once
 OPEN_TREES = {"everlearn.errors"}  # an error's kin is its meaning
-WHOLE = {"architecture", "benchmarks", "documents", "launches", "laws", "trajectories", "stories"}  # about no one module
+WHOLE = {
+    "architecture",
+    "benchmarks",
+    "documents",
+    "launches",
+    "laws",
+    "trajectories",
+    "stories",
+}  # about no one module
 PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5}|[a-z-]+/\d{7})|\([A-Z][^()]*\b(19|20)\d\d\b[^()]*\)")
 
 

@@ -12,6 +12,7 @@ from everlearn.statistics import (
     mcnemar,
     mean_interval,
     mean_over_seeds,
+    paired_t,
     percentile_interval,
     permutation_p,
     resampled_means,
@@ -137,3 +138,11 @@ def test_interval_of_a_mean_is_wilsons_for_right_or_wrong_and_the_bootstraps_els
     low, high = mean_interval([0.5, 0.25, 0.75, 0.5])
     assert 0.25 <= low < 0.5 < high <= 0.75
     assert mean_interval([0.5, 0.25, 0.75, 0.5]) == (low, high)
+
+
+def test_the_paired_t_test_by_hand():
+    assert paired_t(mean_over_seeds([1.0, 2.0, 3.0])) == pytest.approx(0.0741799, abs=1e-6)  # t = 2 sqrt(3), 2 degrees
+    assert paired_t(mean_over_seeds([-1.0, 0.0])) == pytest.approx(0.5)
+    assert paired_t(mean_over_seeds([0.0, 0.0])) == 1.0
+    assert paired_t(mean_over_seeds([0.5, 0.5])) is None
+    assert paired_t(mean_over_seeds([0.5])) is None

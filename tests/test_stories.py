@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.big_stream import big_stream
 from everlearn.cli import FAILED, NO, app
 from everlearn.errors import EverlearnError
 from everlearn.fold import Run
@@ -174,3 +175,11 @@ def test_methods_are_listed() -> None:
     code, text = run_app("methods", "--json")
     assert code == 0
     assert {"LoRA", "Replay", "EWC", "L2SP"} <= {row["method"] for row in json.loads(text)}
+
+
+@pytest.mark.slow
+def test_two_gigabytes_of_text_are_learned_from_in_less_than_one_of_memory() -> None:
+    found = big_stream(2 * 10**9)
+    assert found["big_documents"] > 800_000
+    assert found["big_steps"] == found["small_steps"] == 20
+    assert found["extra_bytes"] < 10**9

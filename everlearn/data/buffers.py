@@ -18,14 +18,12 @@ def reservoir_keep(held: int, seen: int, offered: int, capacity: int, rng: torch
         capacity: most rows to keep.
         rng: random source.
     """
-    slots: Kept = [(True, i) for i in range(held)]
+    room = max(0, capacity - held)
+    slots: Kept = [(True, i) for i in range(held)] + [(False, i) for i in range(min(room, offered))]
     counts = torch.arange(seen + 1, seen + offered + 1)
-    draws = (torch.rand(offered, generator=rng, dtype=torch.float64) * counts).long().tolist()
-    for index, draw in enumerate(draws):
-        if len(slots) < capacity:
-            slots.append((False, index))
-        elif draw < capacity:
-            slots[draw] = (False, index)
+    draws = (torch.rand(offered, generator=rng, dtype=torch.float64) * counts).long()
+    for index in (draws[room:] < capacity).nonzero().flatten().tolist():
+        slots[int(draws[room + index])] = (False, room + index)
     return slots
 
 
@@ -39,14 +37,15 @@ def balanced_keep(origins: Sequence[str], name: str, offered: int, capacity: int
         capacity: most rows to keep.
         rng: random source.
     """
-    groups: dict[str, Kept] = {}
+    held: dict[str, list[int]] = {}
     for i, origin in enumerate(origins):
-        groups.setdefault(origin, []).append((True, i))
-    groups.setdefault(name, []).extend((False, i) for i in range(offered))
+        held.setdefault(origin, []).append(i)
+    held.setdefault(name, [])
+    sizes = {origin: len(rows) + (offered if origin == name else 0) for origin, rows in held.items()}
     kept: Kept = []
     # The smallest groups first: what they do not need goes to the others.
-    for left, group in zip(range(len(groups), 0, -1), sorted(groups.values(), key=len), strict=True):
-        room = (capacity - len(kept)) // left
-        order = torch.randperm(len(group), generator=rng)[:room].sort().values
-        kept += [group[i] for i in order.tolist()]
+    for left, origin in zip(range(len(sizes), 0, -1), sorted(sizes, key=sizes.__getitem__), strict=True):
+        room, old = (capacity - len(kept)) // left, held[origin]
+        order = torch.randperm(sizes[origin], generator=rng)[:room].sort().values
+        kept += [(True, old[i]) if i < len(old) else (False, i - len(old)) for i in order.tolist()]
     return kept

@@ -2,10 +2,10 @@
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import overload
 
@@ -45,14 +45,27 @@ class FileExamples(Sequence[Example]):
         """
         if isinstance(index, slice):
             return View(self, range(len(self))[index])
-        row = range(len(self))[index]
-        number, start, stop, line = self.places[4 * row : 4 * row + 4]
-        path = self.paths[number]
-        if stamp(path) != self.stamps[number]:
-            raise DataError(f"{path} has changed since it was indexed; read it again.")
-        with path.open("rb") as file:
-            file.seek(start)
-            return self.parse(file.read(stop - start), f"{path}:{line}")
+        return next(self.each([range(len(self))[index]]))
+
+    def __iter__(self) -> Iterator[Example]:
+        """All examples in order."""
+        return self.each(range(len(self)))
+
+    def each(self, rows: Iterable[int]) -> Iterator[Example]:
+        """The given rows in the given order; a file is opened once for as many as follow each other in it.
+
+        Raises:
+            DataError: if the file has changed since it was indexed.
+        """
+        for number, together in groupby(rows, lambda row: self.places[4 * row]):
+            path = self.paths[number]
+            if stamp(path) != self.stamps[number]:
+                raise DataError(f"{path} has changed since it was indexed; read it again.")
+            with path.open("rb") as file:
+                for row in together:
+                    start, stop, line = self.places[4 * row + 1 : 4 * row + 4]
+                    file.seek(start)
+                    yield self.parse(file.read(stop - start), f"{path}:{line}")
 
 
 def stamp(path: Path) -> tuple[int, int]:
@@ -94,8 +107,16 @@ class View(Sequence[Example]):
         """One example, or a lazy part."""
         if isinstance(index, slice):
             return View(self.source, self.rows[index], self.origin)
-        example = self.source[self.rows[index]]
-        return replace(example, origin=self.origin) if self.origin else example
+        return next(self.each([index]))
+
+    def __iter__(self) -> Iterator[Example]:
+        """All rows in order."""
+        return self.each(range(len(self)))
+
+    def each(self, rows: Iterable[int]) -> Iterator[Example]:
+        """The given rows in the given order."""
+        for example in each(self.source, (self.rows[row] for row in rows)):
+            yield replace(example, origin=self.origin) if self.origin else example
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +133,11 @@ class Joined(Sequence[Example]):
         """Number of examples."""
         return self._ends[-1] if self.parts else 0
 
+    def __iter__(self) -> Iterator[Example]:
+        """All examples in order."""
+        for part in self.parts:
+            yield from part
+
     @overload
     def __getitem__(self, index: int) -> Example: ...
     @overload
@@ -123,6 +149,13 @@ class Joined(Sequence[Example]):
         row = range(len(self))[index]
         part = bisect_right(self._ends, row)
         return self.parts[part][row - (self._ends[part - 1] if part else 0)]
+
+
+def each(examples: Sequence[Example], rows: Iterable[int]) -> Iterator[Example]:
+    """The given rows in the given order, without opening a file for each of them."""
+    if isinstance(examples, FileExamples | View):
+        return examples.each(rows)
+    return (examples[row] for row in rows)
 
 
 def select(examples: Sequence[Example], rows: Sequence[int]) -> Sequence[Example]:

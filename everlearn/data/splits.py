@@ -5,9 +5,12 @@ import json
 from array import array
 from collections.abc import Sequence
 
+import torch
+
 from everlearn.data.sequences import select
 from everlearn.errors import ConfigError
 from everlearn.examples import Example
+from everlearn.randomness import integers
 
 LEAST = 10
 """Fewer validation rows than this say too little to stop or to choose by."""
@@ -58,5 +61,5 @@ def sample(examples: Sequence[Example], count: int) -> Sequence[Example]:
     """At most `count` rows in their order, chosen by a stable hash, so that a sorted file gives all its kinds."""
     if count >= len(examples):
         return examples
-    places = [_place(example, "sample") for example in examples]
-    return select(examples, sorted(sorted(range(len(places)), key=places.__getitem__)[:count]))
+    places = torch.frombuffer(array("d", (_place(example, "sample") for example in examples)), dtype=torch.float64)
+    return select(examples, integers(places.argsort(stable=True)[:count].sort().values))

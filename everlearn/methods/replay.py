@@ -7,11 +7,12 @@ from typing import ClassVar, Literal
 import torch
 
 from everlearn.data.buffers import balanced_keep, reservoir_keep
-from everlearn.data.sequences import Joined
+from everlearn.data.sequences import Joined, View
 from everlearn.errors import ConfigError
 from everlearn.examples import Example
 from everlearn.method import Context, Method
 from everlearn.models.language_model import LanguageModel
+from everlearn.randomness import integers
 from everlearn.types import Memory
 
 Selection = Literal["reservoir", "balanced"]
@@ -54,7 +55,8 @@ class Replay(Method):
             return examples
         rng = ctx.rng("replay")
         rounds = [torch.randperm(len(rows), generator=rng) for _ in range(-(-count // len(rows)))]
-        return Joined((examples, [Example.from_row(rows[i]) for i in torch.cat(rounds)[:count].tolist()]))
+        stored = [Example.from_row(row) for row in rows]
+        return Joined((examples, View(stored, integers(torch.cat(rounds)[:count]))))
 
     def end(self, memory: Memory, ctx: Context) -> Memory:
         """The buffer after the experience's own examples were offered to it."""

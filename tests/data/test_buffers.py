@@ -35,3 +35,21 @@ def test_balanced_room_is_shared_and_what_is_left_over_is_used() -> None:
     kept = balanced_keep(["a"] * 6 + ["b"] * 2, "c", 100, 12, rng)
     origins = Counter("c" if not old else ("a" if i < 6 else "b") for old, i in kept)
     assert origins == {"a": 5, "b": 2, "c": 5}
+
+
+def test_a_reservoir_is_algorithm_r_draw_by_draw() -> None:
+    for held, seen, offered, capacity in ((0, 0, 30, 4), (4, 9, 30, 4), (2, 2, 1, 4), (4, 4, 0, 4)):
+        draws = torch.rand(offered, generator=torch.Generator().manual_seed(7), dtype=torch.float64).tolist()
+        slots = [(True, i) for i in range(held)]
+        for index, draw in enumerate(draws):
+            place = int(draw * (seen + index + 1))
+            if len(slots) < capacity:
+                slots.append((False, index))
+            elif place < capacity:
+                slots[place] = (False, index)
+        assert reservoir_keep(held, seen, offered, capacity, torch.Generator().manual_seed(7)) == slots
+
+
+def test_a_new_experience_under_an_old_name_shares_its_room() -> None:
+    kept = balanced_keep(["a"] * 3 + ["b"] * 3, "a", 3, 12, torch.Generator())
+    assert kept == [(True, 3), (True, 4), (True, 5), (True, 0), (True, 1), (True, 2), *((False, i) for i in range(3))]

@@ -1,12 +1,14 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everlearn.data.sequences import Joined, View, select, with_origin
+from everlearn.data.sequences import Joined, View, each, select, with_origin
 from everlearn.data.texts import read_texts
+from everlearn.errors import DataError
 from everlearn.examples import Example
 
 
@@ -47,3 +49,25 @@ def test_what_is_on_disk_stays_there_and_what_is_in_memory_too(tmp_path: Path) -
     assert [e.origin for e in View(lazy, [0])] == [""]
     with pytest.raises(IndexError):
         lazy[len(lazy)]
+
+
+def test_examples_on_disk_are_the_same_one_by_one_and_in_a_row(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {i}\n\n" for i in range(20)))
+    lazy = read_texts([tmp_path / "a.txt", tmp_path / "b.txt"], 8).examples
+    rows = [7, 3, len(lazy) - 1, 0, len(lazy) // 2]
+    assert list(lazy) == [lazy[i] for i in range(len(lazy))]
+    assert list(each(lazy, rows)) == [lazy[i] for i in rows]
+    view = View(lazy, rows, "x")
+    assert list(view) == [view[i] for i in range(5)] == [replace(lazy[i], origin="x") for i in rows]
+    assert list(each(view, [4, 0])) == [view[4], view[0]]
+    assert list(each(numbered(3), [2, 0])) == [numbered(3)[2], numbered(3)[0]]
+
+
+def test_a_file_that_changes_is_noticed_when_it_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one\n\ntwo\n\n")
+    lazy = read_texts([path], 8).examples
+    path.write_text("another text\n")
+    with pytest.raises(DataError, match="has changed since it was indexed"):
+        list(lazy)
