@@ -59,14 +59,16 @@ def exact_match(quick: bool = False) -> list[Finding]:
     theirs, ends = hf.load(next(mine.module.parameters()).dtype, weights), end_tokens(mine.tokenizer)
     prompts, limit = _prompts(mine, items)
     exam = Exam("copying", items, ExactMatch())
-    sides = {"ours": timed(lambda: sit(mine, exam)), "HF": timed(lambda: hf.greedy(theirs, prompts, limit, ends))}
+    sides = {"ours": timed(lambda: sit(mine, [exam])[0]), "HF": timed(lambda: hf.greedy(theirs, prompts, limit, ends))}
     hf.greedy(theirs, prompts[:FEW], limit, ends)
-    sit(mine, replace(exam, examples=items[:FEW]))
+    sit(mine, [replace(exam, examples=items[:FEW])])[0]
     found = interleave(sides, 1 if quick else ROUNDS, warm=0)
     half = _answered(mine, found["ours"][0].value, found["HF"][0].value)
     exact = _folded(state, "float32")
     full_weights = {n: p.detach() for n, p in exact.module.state_dict().items()}
-    full = _answered(exact, sit(exact, exam), hf.greedy(hf.load(torch.float32, full_weights), prompts, limit, ends))
+    full = _answered(
+        exact, sit(exact, [exam])[0], hf.greedy(hf.load(torch.float32, full_weights), prompts, limit, ends)
+    )
     require_same("the replies of the float32 model", list(full.mine), list(full.texts))
     gaps = [_gap(exact, prompts[i], half, i) for i in half.different]
     right = fmean(o.score for o in found["ours"][0].value)
@@ -94,11 +96,11 @@ def multiple_choice(quick: bool = False) -> list[Finding]:
     rows = [_texts(mine, item) for item in items]
     exam = Exam("choices", tuple(items), Choice())
     sides = {
-        "ours": timed(lambda: sit(mine, exam)),
+        "ours": timed(lambda: sit(mine, [exam])[0]),
         "lm-eval": timed(lambda: evaluation.choose(theirs, evaluation.task(rows))),
     }
     evaluation.choose(theirs, evaluation.task(rows[:FEW]))
-    sit(mine, replace(exam, examples=exam.examples[:FEW]))
+    sit(mine, [replace(exam, examples=exam.examples[:FEW])])[0]
     found = interleave(sides, 1 if quick else ROUNDS, warm=0)
     chosen = [o.reply for o in found["ours"][0].value]
     scores = found["lm-eval"][0].value

@@ -6,7 +6,7 @@ twice and a stopped evaluation goes on where it was.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,10 @@ from everlearn.metrics.likelihood import Choice
 from everlearn.models.answers import TOKENS, answer
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.parallel import Processes
-from everlearn.types import Metric, Outcome, Progress, Stream
+from everlearn.types import Metric, Outcome, Progress, Question, Reply, Stream
+
+SCORED: Mapping[Question, str] = {"generate": "answers", "choose": "choices", "predict": "texts"}
+"""What is scored, for people."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,22 @@ def exams(stream: Stream, suite: Sequence[Example] = ()) -> list[Exam]:
     ]
 
 
-def sit(model: LanguageModel, exam: Exam, progress: Progress | None = None) -> tuple[Outcome, ...]:
-    """A model's outcomes on an exam, in the order of its items."""
-    replies = answer(model, exam.metric.question, exam.examples, exam.candidates, exam.tokens, progress)
-    pairs = zip(exam.examples, replies, strict=True)
-    return tuple(Outcome(e.key, exam.metric.score(e, reply), reply.text) for e, reply in pairs)
+def sit(model: LanguageModel, exams: Sequence[Exam], progress: Progress | None = None) -> list[tuple[Outcome, ...]]:
+    """A model's outcomes on exams that ask the same question, each in the order of its items.
+
+    The items of all of them are sorted by length and asked together, so that few passes are short of work.
+    """
+    if not exams:
+        return []
+    question, tokens = exams[0].metric.question, min(exam.tokens for exam in exams)
+    examples = [example for exam in exams for example in exam.examples]
+    offers = [exam.candidates for exam in exams for _ in exam.examples]
+    replies = iter(answer(model, question, examples, offers, tokens, progress))
+    return [tuple(_outcome(exam.metric, example, next(replies)) for example in exam.examples) for exam in exams]
+
+
+def _outcome(metric: Metric, example: Example, reply: Reply) -> Outcome:
+    return Outcome(example.key, metric.score(example, reply), reply.text)
 
 
 def rounds(
@@ -77,32 +91,43 @@ def rounds(
 ) -> Iterator[dict[str, tuple[Outcome, ...]]]:
     """A version's outcomes by exam, piece by piece; read from `folder` where it has sat the same exam before.
 
+    All exams of a question are sat at once, those whose outcomes are known too, so that what stands together in a pass
+    does not depend on where an evaluation was stopped.
+
     Args:
         model: holds the version.
         version: its name.
         exams: what it is asked.
         folder: of outcomes; the main process writes them as they come.
         progress: told what this process does.
-        processes: each sits one exam of a round, whole, so that its outcomes are those of one process; the exams of a
-            round have about as many items.
+        processes: each sits whole exams, of about as many items as the others.
     """
     files = {exam.name: folder / f"{exam.key(version)}.json" for exam in exams}
     known = processes.by_main(
         lambda: {exam.name: _read(files[exam.name]) for exam in exams if files[exam.name].exists()}
     )
     yield known
-    rest = [exam for exam in exams if exam.name not in known]
-    if processes.count > 1:
-        rest.sort(key=lambda exam: len(exam.examples), reverse=True)
-    for start in range(0, len(rest), processes.count):
-        together = rest[start : start + processes.count]
+    for question in dict.fromkeys(exam.metric.question for exam in exams):
+        alike = [exam for exam in exams if exam.metric.question == question]
+        missing = [exam for exam in alike if exam.name not in known]
+        if not missing:
+            continue
+        shares = _shares(alike, processes.count)
         with processes.gathered(model.module):
-            mine = together[processes.index : processes.index + 1]
-            sat = [sit(model, exam, _Named(progress, exam)) for exam in mine]
-        found = {exam.name: part[0] for exam, part in zip(together, processes.gather(sat), strict=False)}
-        for exam in together:
+            sat = sit(model, shares[processes.index], _Named(progress, alike[0]))
+        pairs = zip(shares, processes.gather(sat), strict=True)
+        found = {exam.name: outcomes for share, part in pairs for exam, outcomes in zip(share, part, strict=True)}
+        for exam in missing:
             processes.by_main(_write, files[exam.name], version, exam, found[exam.name])
-        yield found
+        yield {exam.name: found[exam.name] for exam in missing}
+
+
+def _shares(exams: Sequence[Exam], count: int) -> list[list[Exam]]:
+    """The exams in so many parts of about as many items."""
+    shares: list[list[Exam]] = [[] for _ in range(count)]
+    for exam in sorted(exams, key=lambda exam: len(exam.examples), reverse=True) if count > 1 else exams:
+        min(shares, key=lambda share: sum(len(e.examples) for e in share)).append(exam)
+    return shares
 
 
 def _read(file: Path) -> tuple[Outcome, ...]:
@@ -115,10 +140,11 @@ def _write(file: Path, version: str, exam: Exam, outcomes: Sequence[Outcome]) ->
 
 
 class _Named:
-    """Progress under an exam's name."""
+    """Progress under the name of what is scored."""
 
     def __init__(self, progress: Progress, exam: Exam) -> None:
-        self._progress, self._stage = progress, f"scoring {exam.name}" + (" again" if exam.tokens < TOKENS else "")
+        again = " again" if exam.tokens < TOKENS else ""
+        self._progress, self._stage = progress, f"scoring {SCORED[exam.metric.question]}{again}"
 
     def update(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Pass on."""

@@ -46,12 +46,43 @@ def scored(model: LanguageModel, exam: Exam, folder: Path) -> tuple[Outcome, ...
 def test_an_exam_is_sat_once(tmp_path: Path) -> None:
     exam = replace(exams(toy_stream())[1], metric=TokenLikelihood())
     first = scored(toy_model(0), exam, tmp_path)
-    assert first == sit(toy_model(0), exam)
+    assert [first] == sit(toy_model(0), [exam])
     assert scored(toy_model(1), exam, tmp_path) == first
-    assert sit(toy_model(1), exam) != first
+    assert sit(toy_model(1), [exam]) != [first]
 
 
 def test_a_second_measurement_agrees_up_to_rounding() -> None:
     exam = replace(exams(toy_stream())[1], metric=TokenLikelihood())
-    first, second = sit(toy_model(), exam), sit(toy_model(), exam.again())
+    (first,), (second,) = sit(toy_model(), [exam]), sit(toy_model(), [exam.again()])
     assert [o.score for o in first] == pytest.approx([o.score for o in second], abs=1e-6)
+
+
+def test_the_exams_of_a_row_are_asked_together_and_answered_as_alone(tmp_path: Path) -> None:
+    model, calls = toy_model(), list[int]()
+    model.module.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    asked = exams(toy_stream(), general_suite(per_ability=2))
+    assert model.packs
+    alone, calls[:] = {exam.name: sit(model, [exam])[0] for exam in asked}, []
+    together = {}
+    for part in rounds(model, "v", asked, tmp_path, Silent(), Processes()):
+        together |= part
+    assert {name: [(o.key, o.score) for o in found] for name, found in together.items()} == {
+        name: [(o.key, pytest.approx(o.score, abs=1e-9)) for o in found] for name, found in alone.items()
+    }
+    assert len(calls) < len(asked) + 20, "seven abilities share their passes"
+    assert len(list(tmp_path.glob("*.json"))) == len(asked)
+
+
+def test_what_is_known_is_kept_and_what_is_missing_is_asked_among_the_same_items(tmp_path: Path) -> None:
+    asked = [exam for exam in exams(toy_stream()) if exam.metric.question == "generate"]
+    straight, again = tmp_path / "straight", tmp_path / "again"
+    for folder in (straight, again):
+        for _ in rounds(toy_model(), "v", asked, folder, Silent(), Processes()):
+            pass
+    kept, gone = (again / f"{exam.key('v')}.json" for exam in asked)
+    kept.write_text(kept.read_text().replace('"v"', '"v" '))
+    gone.unlink()
+    for _ in rounds(toy_model(), "v", asked, again, Silent(), Processes()):
+        pass
+    assert gone.read_bytes() == (straight / gone.name).read_bytes()
+    assert kept.read_bytes() != (straight / kept.name).read_bytes()

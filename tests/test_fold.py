@@ -124,7 +124,7 @@ class Presser:
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("stage", ["learning cats", "scoring digits"])
+@pytest.mark.parametrize("stage", ["learning cats", "scoring answers"])
 def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_matrix(stage: str, toy: str, done: Run, tmp_path: Path) -> None:
     assert threading.current_thread() is threading.main_thread()
     learner = Learner(toy, chain(Replay(fraction=0.2)), RECIPE)

@@ -18,7 +18,7 @@ def answer(
     model: LanguageModel,
     question: Question,
     examples: Sequence[Example],
-    candidates: Sequence[str] = (),
+    offers: Sequence[Sequence[str]] = (),
     tokens: int = TOKENS,
     progress: Progress | None = None,
 ) -> list[Reply]:
@@ -28,7 +28,7 @@ def answer(
         model: who is asked.
         question: "generate", "choose" or "predict"; see `everlearn.types.Metric`.
         examples: the last turn of each is the right answer; it is never shown where the model generates.
-        candidates: what "choose" offers where an example does not bring its own choices.
+        offers: for each example, what "choose" offers where the example does not bring its own choices.
         tokens: most tokens in one forward pass. It may change a reply by rounding alone.
         progress: told after each forward pass.
     """
@@ -36,30 +36,30 @@ def answer(
     if question == "generate":
         return generate_answers(model, examples, tokens, watch)
     if question == "choose":
-        return choose(model, examples, candidates, tokens, watch)
+        return choose(model, examples, offers, tokens, watch)
     return predict(model, examples, tokens, watch)
 
 
 def generate_answers(model: LanguageModel, examples: Sequence[Example], tokens: int, watch: Progress) -> list[Reply]:
-    """Greedy decoding up to a little beyond the right answer's length.
+    """Greedy decoding up to a little beyond each right answer's length.
 
     The right answer only serves to verify in one forward pass what greedy decoding would produce; see `generate`.
     """
     prompts = [model.encode_prompt(e.prompt) for e in examples]
     targets = [model.encode_choice(e.prompt, e.response)[1] for e in examples]
-    limit = max((len(t) for t in targets), default=0) + 8
-    texts = generate(model, prompts, limit, tokens, hints=targets, progress=watch)
+    limits = [len(t) + 8 for t in targets]
+    texts = generate(model, prompts, limits, tokens, hints=targets, progress=watch)
     return [Reply(text=t) for t in texts]
 
 
 def choose(
-    model: LanguageModel, examples: Sequence[Example], candidates: Sequence[str], tokens: int, watch: Progress
+    model: LanguageModel, examples: Sequence[Example], offers: Sequence[Sequence[str]], tokens: int, watch: Progress
 ) -> list[Reply]:
     """The candidate with the highest total log-probability, end of turn included; the first among equals.
 
     All candidates of an example share one pass over its prompt where the model can pack documents.
     """
-    offered = [e.choices or tuple(candidates) for e in examples]
+    offered = [e.choices or tuple(o) for e, o in zip(examples, offers or [()] * len(examples), strict=True)]
     units = [u for i, e in enumerate(examples) for u in _branches(model, i, e, offered[i])]
     totals: list[dict[int, float]] = [{} for _ in examples]
     for group, batch in _passes([row for _, _, row in units], tokens, model.packs, watch):

@@ -30,11 +30,13 @@ class Ask:
         hint: tokens that greedy decoding is expected to give, fewer than the limit; they save time where it does so,
             and change nothing.
         seeds: one for each completion.
+        limit: most tokens of a completion, the end token counted; None takes what bounds all.
     """
 
     prompt: Tokens
     hint: Tokens = ()
     seeds: tuple[int, ...] = (0,)
+    limit: int | None = None
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Bounds:
 
     Args:
         ends: tokens that end a completion.
-        limit: most tokens of a completion, the end token counted.
+        limit: most tokens of any completion, the end token counted.
         batch_tokens: most tokens in one batch, completions counted; one row is taken at least.
     """
 
@@ -75,9 +77,17 @@ class Bounds:
     limit: int
     batch_tokens: int
 
+    def most(self, ask: Ask) -> int:
+        """Tokens that a completion may have."""
+        return self.limit if ask.limit is None else min(self.limit, ask.limit)
+
+    def width(self, ask: Ask) -> int:
+        """Tokens of a prompt and its longest completion."""
+        return len(ask.prompt) + self.most(ask)
+
     def over(self, row: Row) -> bool:
         """Whether no token may follow."""
-        return len(row.tokens) >= self.limit or (bool(row.tokens) and row.tokens[-1] in self.ends)
+        return len(row.tokens) >= self.most(row.ask) or (bool(row.tokens) and row.tokens[-1] in self.ends)
 
 
 @dataclass
@@ -113,9 +123,9 @@ class Decoder:
         """Asks whose slots are alike in width, the widest first: a slot is at most twice as wide as its row needs."""
         band: list[int] = []
         left = sum(len(ask.seeds) for ask in asks)
-        for i in sorted(range(len(asks)), key=lambda i: (-len(asks[i].prompt), i)):
-            widest = self._width(asks[(band or [i])[0]])
-            if widest > 2 * self._width(asks[i]) and widest * left > self.bounds.batch_tokens:
+        for i in sorted(range(len(asks)), key=lambda i: (-self.bounds.width(asks[i]), -len(asks[i].prompt), i)):
+            widest = self.bounds.width(asks[(band or [i])[0]])
+            if widest > 2 * self.bounds.width(asks[i]) and widest * left > self.bounds.batch_tokens:
                 yield band
                 left -= sum(len(asks[j].seeds) for j in band)
                 band = []
@@ -123,12 +133,9 @@ class Decoder:
         if band:
             yield band
 
-    def _width(self, ask: Ask) -> int:
-        return len(ask.prompt) + self.bounds.limit
-
     def _fill(self, groups: Sequence[list[Row]], told: Told) -> None:
-        """Decode groups of rows, each of one prompt, the longest prompt first."""
-        width = self._width(groups[0][0].ask)
+        """Decode groups of rows, each of one prompt, the widest first."""
+        width = self.bounds.width(groups[0][0].ask)
         capacity = min(max(self.bounds.batch_tokens // width, 1), sum(map(len, groups)))
         unread, read, seated, slots = deque(groups), _Read(Cache([]), deque()), list[Row](), None
         while unread or read.rows or seated:

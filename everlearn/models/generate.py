@@ -28,7 +28,7 @@ VERIFIED = 16
 def generate(
     model: LanguageModel,
     prompts: Sequence[Tokens],
-    limit: int,
+    limit: int | Sequence[int],
     batch_tokens: int = 4096,
     hints: Sequence[Tokens] = (),
     progress: Progress | None = None,
@@ -38,7 +38,7 @@ def generate(
     Args:
         model: who answers.
         prompts: tokens up to where each answer begins; none empty.
-        limit: most tokens of an answer, the end token counted.
+        limit: most tokens of an answer, the end token counted; one for all, or one for each prompt.
         batch_tokens: most tokens in one batch, padding and answers counted; at least one row is taken.
         hints: the answers to expect, with their end token, for speed alone; one for each prompt, or none.
         progress: told as answers are done.
@@ -47,9 +47,10 @@ def generate(
         ModelError: if a prompt and its answer are longer than the model's positions.
     """
     assert len(hints) in (0, len(prompts)), "a hint for each prompt, or none"
-    expected = [tuple(h[: min(limit - 1, VERIFIED)]) for h in hints] or [()] * len(prompts)
-    asks = [Ask(prompt, hint) for prompt, hint in zip(prompts, expected, strict=True)]
-    bounds = Bounds(end_tokens(model.tokenizer), limit, batch_tokens)
+    limits = [limit] * len(prompts) if isinstance(limit, int) else limit
+    expected = [h[: min(most - 1, VERIFIED)] for h, most in zip(hints or [()] * len(prompts), limits, strict=True)]
+    asks = [Ask(p, tuple(h), limit=most) for p, h, most in zip(prompts, expected, limits, strict=True)]
+    bounds = Bounds(end_tokens(model.tokenizer), max(limits, default=1), batch_tokens)
     groups = complete(model, asks, Greedy, bounds, counting(progress, "answering", len(prompts)))
     plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     return [str(model.tokenizer.decode(row.tokens, **plain)) for (row,) in groups]
@@ -63,7 +64,7 @@ def complete(
     Raises:
         ModelError: if a prompt and its completion are longer than the model's positions.
     """
-    _refuse_too_long(model.module, [ask.prompt for ask in asks], bounds.limit)
+    _refuse_too_long(model.module, max(asks, key=bounds.width, default=Ask((0,))), bounds)
     with _evaluating(model.module), torch.inference_mode():
         if not reads_by_slots(model):
             return decode_by_library(model.module, asks, chooser(Head(None)), bounds, told)
@@ -96,11 +97,10 @@ def _evaluating(module: CausalLM) -> Iterator[None]:
         module.train(was)
 
 
-def _refuse_too_long(module: CausalLM, prompts: Sequence[Tokens], limit: int) -> None:
-    longest = max(map(len, prompts), default=0)
+def _refuse_too_long(module: CausalLM, longest: Ask, bounds: Bounds) -> None:
     most = getattr(module.config, "max_position_embeddings", None)
-    if most is not None and longest + limit > most:
+    if most is not None and bounds.width(longest) > most:
         raise ModelError(
-            f"a prompt of {longest} tokens and {limit} more for its answer exceed the model's {most} positions; "
-            "shorten the prompt or the limit."
+            f"a prompt of {len(longest.prompt)} tokens and {bounds.most(longest)} more for its answer exceed the "
+            f"model's {most} positions; shorten the prompt or the limit."
         )

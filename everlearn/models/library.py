@@ -27,7 +27,11 @@ class _Chooser(LogitsProcessor):
         for place, number in enumerate(going):
             self.rows[number].tokens.append(chosen[place])
             self.rows[number].logprobs += logprobs[place : place + 1]
-        last = torch.tensor([[row.tokens[-1]] for row in self.rows], device=scores.device)
+        # a row that is over says its end, or the loop would wait for it up to the longest row's limit
+        said = [self.bounds.ends[0]] * len(self.rows)
+        for number in going:
+            said[number] = self.rows[number].tokens[-1]
+        last = torch.tensor(said, device=scores.device)[:, None]
         return torch.full_like(scores, -torch.inf).scatter_(-1, last, 0.0)
 
 
@@ -51,8 +55,9 @@ def _generate(module: CausalLM, rows: Sequence[Row], chooser: _Chooser) -> None:
     device = module.get_input_embeddings().weight.device
     prompts = [[ends[0]] * (width - len(row.ask.prompt)) + list(row.ask.prompt) for row in rows]
     mask = [[0] * (width - len(row.ask.prompt)) + [1] * len(row.ask.prompt) for row in rows]
+    most = max(chooser.bounds.most(row.ask) for row in rows)
     ours = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=chooser.bounds.limit, do_sample=False, num_beams=1, eos_token_id=list(ends), pad_token_id=ends[0]
+        max_new_tokens=most, do_sample=False, num_beams=1, eos_token_id=list(ends), pad_token_id=ends[0]
     )
     own, module.generation_config = module.generation_config, ours  # else its own fill what ours leaves open
     try:
@@ -69,9 +74,9 @@ def _generate(module: CausalLM, rows: Sequence[Row], chooser: _Chooser) -> None:
 def _batches(asks: Sequence[Ask], bounds: Bounds) -> Iterator[list[int]]:
     """Asks with prompts of like length, the longest first."""
     batch: list[int] = []
-    for i in sorted(range(len(asks)), key=lambda i: (-len(asks[i].prompt), i)):
+    for i in sorted(range(len(asks)), key=lambda i: (-bounds.width(asks[i]), -len(asks[i].prompt), i)):
         rows = sum(len(asks[j].seeds) for j in (*batch, i))
-        if batch and rows * (len(asks[batch[0]].prompt) + bounds.limit) > bounds.batch_tokens:
+        if batch and rows * bounds.width(asks[batch[0]]) > bounds.batch_tokens:
             yield batch
             batch = []
         batch.append(i)

@@ -13,6 +13,9 @@ CANDIDATES = ("red", "green", "a very blue one", "x")
 EXAMPLES = [question(f"what colour is {w}?", "red") for w in ("grass", "the sky", "a", "an old brick house")]
 
 
+OFFERS = [CANDIDATES] * len(EXAMPLES)
+
+
 def score_alone(model: LanguageModel, example: Example, candidate: str) -> float:
     prompt, tokens = model.encode_choice(example.prompt, candidate)
     row = Row((Encoded(prompt + tokens, (False,) * len(prompt) + (True,) * len(tokens)),))
@@ -23,7 +26,7 @@ def score_alone(model: LanguageModel, example: Example, candidate: str) -> float
 def test_the_chosen_candidate_is_the_likeliest_scored_alone() -> None:
     for seed in range(4):
         model = toy_model(seed)
-        replies = answer(model, "choose", EXAMPLES, CANDIDATES, tokens=150)
+        replies = answer(model, "choose", EXAMPLES, OFFERS, tokens=150)
         best = [max(CANDIDATES, key=lambda c, e=e: score_alone(model, e, c)) for e in EXAMPLES]  # type: ignore[misc]
         assert [r.text for r in replies] == best
 
@@ -31,12 +34,12 @@ def test_the_chosen_candidate_is_the_likeliest_scored_alone() -> None:
 def test_a_model_that_does_not_pack_chooses_the_same() -> None:
     packing, plain = toy_model(1), toy_model(1)
     plain.__dict__["packs"] = False
-    assert answer(packing, "choose", EXAMPLES, CANDIDATES) == answer(plain, "choose", EXAMPLES, CANDIDATES)
+    assert answer(packing, "choose", EXAMPLES, OFFERS) == answer(plain, "choose", EXAMPLES, OFFERS)
 
 
 def test_an_examples_own_choices_come_first() -> None:
     own = Example(messages=EXAMPLES[0].messages, choices=("no", "yes"))
-    (reply,) = answer(toy_model(), "choose", [own], CANDIDATES)
+    (reply,) = answer(toy_model(), "choose", [own], [CANDIDATES])
     assert reply.text in own.choices
 
 
@@ -63,5 +66,5 @@ def test_replies_keep_the_order_of_their_examples() -> None:
 
 def test_nothing_asked_nothing_answered() -> None:
     assert answer(toy_model(), "predict", []) == []
-    assert answer(toy_model(), "choose", [], CANDIDATES) == []
+    assert answer(toy_model(), "choose", []) == []
     assert answer(toy_model(), "generate", []) == []

@@ -181,3 +181,13 @@ def test_the_embedded_model_answers_the_same_with_and_without_expected_answers(e
     few = [0, 31]
     alone = [by_definition(module, prompts[i], 5, tokenizer.eos_token_id) for i in few]
     assert [plain[i] for i in few] == texts(tokenizer, alone)
+
+
+def test_each_answer_ends_at_its_own_limit() -> None:
+    module, tokenizer, prompts = lively(), enders(), some_prompts(12)
+    limits = [1 + i % 7 for i in range(12)]
+    ends = tokenizer.eos_token_id
+    expected = [by_definition(module, p, most, ends) for p, most in zip(prompts, limits, strict=True)]
+    model = LanguageModel(module, tokenizer, "toy")
+    assert generate(model, prompts, limits, batch_tokens=60) == texts(tokenizer, expected)
+    assert generate(model, prompts, limits, hints=expected) == texts(tokenizer, expected)

@@ -14,7 +14,7 @@ def test_rows_are_the_same_in_any_batch_and_a_models_own_settings_stay() -> None
     module, told = stirred(MistralForCausalLM(config).double().eval(), 0.5), list[int]()
     own = module.generation_config
     own.do_sample, own.temperature, own.repetition_penalty, own.min_new_tokens = True, 9.0, 5.0, 7
-    asks = [Ask(prompt, seeds=(3, 4)) for prompt in some_prompts(9)]
+    asks = [Ask(p, seeds=(3, 4), limit=None if i else 3) for i, p in enumerate(some_prompts(9))]
     results = []
     with torch.inference_mode():
         for budget in (1, 70, 4096):
@@ -25,4 +25,5 @@ def test_rows_are_the_same_in_any_batch_and_a_models_own_settings_stay() -> None
             assert sum(count) == 18
     assert results[0] == results[1] == results[2]
     assert len({len(tokens) for tokens in results[0]}) > 1
+    assert max(map(len, results[0][:2])) == 3 < max(map(len, results[0]))
     assert module.generation_config is own
