@@ -163,15 +163,19 @@ def audit(
     from everlearn.models.load import load_tokenizer
     from everlearn.terminal import audit_table, rejects_table
 
-    read = read_stream(stream)
+    read = read_stream(stream, strict=False)
     tokenizer = load_tokenizer(model) if length else None
     found = look(read.stream, length, None if tokenizer is None else lambda e: len(render(tokenizer, e).tokens))
+    spoils = found.spoils or bool(read.excess)
     if as_json:
-        _print_json({"findings": found.rows(), "rejected": [asdict(r) for r in read.rejects], "spoils": found.spoils})
+        rejected = [asdict(r) for r in read.rejects]
+        _print_json({"findings": found.rows(), "rejected": rejected, "excess": list(read.excess), "spoils": spoils})
     else:
         _print(audit_table(found))
         _print(rejects_table(read.rejects))
-    raise typer.Exit(NO if found.spoils else OK)
+        for sentence in read.excess:
+            typer.echo(f"defect: {sentence}")
+    raise typer.Exit(NO if spoils else OK)
 
 
 @app.command()

@@ -183,3 +183,16 @@ def test_two_gigabytes_of_text_are_learned_from_in_less_than_one_of_memory() -> 
     assert found["big_documents"] > 800_000
     assert found["big_steps"] == found["small_steps"] == 20
     assert found["extra_bytes"] < 10**9
+
+
+def test_an_audit_goes_on_where_too_many_rows_are_bad_and_answers_no(stream_file: Path) -> None:
+    file = stream_file.parent / "next-train.jsonl"
+    file.write_text(file.read_text() + '{"prompt": "and?", "response": ""}\n' * 20)
+    code, text = run_app("audit", stream_file, "--json")
+    assert code == NO
+    found = json.loads(text)
+    assert len(found["rejected"]) == 20
+    assert "20 of 70 rows are bad" in found["excess"][0]
+    code, text = run_app("audit", stream_file)
+    assert code == NO
+    assert "20 of 70 rows are bad" in text

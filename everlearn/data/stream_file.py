@@ -60,23 +60,26 @@ class StreamFile:
         stream: its good rows.
         rejects: the rows that were left out.
         bad_rows: the largest fraction of bad rows that it lets pass.
+        excess: a sentence for each experience in which there are more, where they were let pass all the same.
     """
 
     stream: Stream
     rejects: tuple[Reject, ...]
     bad_rows: float
+    excess: tuple[str, ...] = ()
 
 
-def read_stream(path: str | Path, aside: Path | None = None) -> StreamFile:
+def read_stream(path: str | Path, aside: Path | None = None, strict: bool = True) -> StreamFile:
     """As `load_stream`, but with the rows that were left out.
 
     Args:
         path: the file or folder.
         aside: where to write those rows as JSONL, before the limit on them stops the run.
+        strict: whether the limit on bad rows stops; an audit goes on, and reports it.
 
     Raises:
         ConfigError: if the file cannot be understood; says where and what is allowed.
-        DataError: if rows are missing, or more of a file's rows are bad than `bad_rows` allows.
+        DataError: if rows are missing, or more of a file's rows are bad than `bad_rows` allows and `strict` asks.
     """
     path = Path(path).expanduser()
     path = path / "stream.yaml" if (path / "stream.yaml").is_file() else path
@@ -85,12 +88,16 @@ def read_stream(path: str | Path, aside: Path | None = None) -> StreamFile:
     rejects = tuple(reject for part in parts for rows in part.read for reject in rows.rejects)
     if aside is not None:
         write_rejects(aside, rejects)
-    limit = document.data.get("bad_rows", BAD_ROWS)
-    for place, part in enumerate(parts):
-        with _located(document, "experiences", place):
-            for rows in part.read:
+    limit, excess = document.data.get("bad_rows", BAD_ROWS), list[str]()
+    for place, rows in ((place, rows) for place, part in enumerate(parts) for rows in part.read):
+        try:
+            with _located(document, "experiences", place):
                 check_rejects(rows.rejects, rows.total, limit)
-    return StreamFile(_stream(document, parts), rejects, limit)
+        except DataError as error:
+            if strict:
+                raise
+            excess.append(str(error))
+    return StreamFile(_stream(document, parts), rejects, limit, tuple(excess))
 
 
 def _folder(folder: Path) -> CheckedYaml:
