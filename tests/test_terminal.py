@@ -59,7 +59,7 @@ def test_missing_cells_are_dashes_and_are_named_below() -> None:
 
 def test_what_fell_is_red_and_what_rose_is_green() -> None:
     rates = ((0, 0, 0, 0), (50, 0, 0, 0), (50, 80, 0, 0), (20, 90, 60, 0), (20, 90, 61, 50))
-    console = Console(width=100, color_system="standard", force_terminal=True)
+    console = Console(width=100, color_system="standard", force_terminal=True, no_color=False)
     with console.capture() as captured:
         console.print(matrix_table(matrix(rates, None), "x"))
     (last,) = (line for line in captured.get().splitlines() if "4 facts" in line)
