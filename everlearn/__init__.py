@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import LoRA as LoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
+    from everlearn.methods.freezing import Freeze as Freeze
     from everlearn.methods.replay import Replay as Replay
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from everlearn.metrics.text import NumericMatch as NumericMatch
     from everlearn.metrics.text import PrefixMatch as PrefixMatch
     from everlearn.metrics.text import ReasoningGym as ReasoningGym
+    from everlearn.models.engine import Engine as Engine
     from everlearn.models.language_model import LanguageModel as LanguageModel
     from everlearn.models.optim import AdamW as AdamW
     from everlearn.models.optim import Recipe as Recipe
@@ -85,9 +87,11 @@ _HOME = {
     "Context": "everlearn.method",
     "EWC": "everlearn.methods.anchors",
     "EditSimilarity": "everlearn.metrics.overlap",
+    "Engine": "everlearn.models.engine",
     "ExactMatch": "everlearn.metrics.text",
     "Example": "everlearn.examples",
     "Experience": "everlearn.types",
+    "Freeze": "everlearn.methods.freezing",
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
     "L2SP": "everlearn.methods.anchors",
@@ -152,9 +156,11 @@ __all__ = [
     "Completion",
     "Context",
     "EditSimilarity",
+    "Engine",
     "ExactMatch",
     "Example",
     "Experience",
+    "Freeze",
     "Grid",
     "InProcess",
     "LanguageModel",

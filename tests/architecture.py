@@ -25,7 +25,7 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     data models
     method objectives metrics
     methods agents
-    learner checkpoint evaluate registry run_folder stopping
+    learner checkpoint watch evaluate registry run_folder stopping
     fold references
     wording figures run_view verdict
     grid
@@ -44,7 +44,7 @@ MORE_ARGUMENTS = {
     "everlearn.models.attention.attend",  # transformers' own signature
     "everlearn.models.slots.attend",  # transformers calls it by these names; an unknown one has to fail
 }
-KEYWORDS = {"everlearn.models.attention"}  # transformers calls its functions with whatever a model passes along
+KEYWORDS = {"everlearn.models.attention", "everlearn.models.layers"}  # called with whatever a model passes along
 LATE_IMPORTS = {"everlearn.cli"}  # so that --help answers without loading torch
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager", "misc"}
 FORBIDDEN_CALLS = {"hasattr", "eval", "exec", "__import__"}  # what a name means is known without running it

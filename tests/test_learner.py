@@ -10,11 +10,12 @@ from torch import Tensor
 
 from everlearn.errors import ConfigError, Interrupted, ModelError
 from everlearn.examples import Batch
-from everlearn.learner import Learner, Watch, learn
+from everlearn.learner import Learner, learn
 from everlearn.method import Context, Method, Tensors, chain
 from everlearn.models.optim import AdamW, Recipe, Schedule
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Experience, Memory, Model, State
+from everlearn.watch import Watch
 from everlearn.weights import equal
 
 RECIPE = Recipe(AdamW(learning_rate=1e-2), batch_size=4, length=64, tokens=4096, epochs=4)

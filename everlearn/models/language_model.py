@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from everlearn.data.render import render, render_choice, render_prompt
 from everlearn.errors import ModelError
 from everlearn.examples import Batch, Encoded, Example, Message
+from everlearn.models.activations import Lower, Store, keeps, serving
+from everlearn.models.layers import decoder
 from everlearn.models.load import Tokenizer, identity, load
 from everlearn.models.logprobs import head_divergences, head_entropies, head_logprobs, head_scores
 
@@ -27,22 +29,27 @@ class LanguageModel:
         module: a Hugging Face causal language model.
         tokenizer: its tokenizer, padding on the right.
         name: where it came from: a hub name, a directory, a GGUF file, or "embedded".
+        store: where states below the lowest layer that learns are kept; see `keeping`. None keeps none.
     """
 
-    def __init__(self, module: nn.Module, tokenizer: Tokenizer, name: str) -> None:
+    def __init__(self, module: nn.Module, tokenizer: Tokenizer, name: str, store: Store | None = None) -> None:
         self.module = module
         self.tokenizer = tokenizer
         self.name = name
+        self.store = store
+        self._lower: Lower | None = None
 
     @classmethod
-    def open(cls, name: str = "embedded", dtype: str | None = None, device: str | None = None) -> "LanguageModel":
+    def open(
+        cls, name: str = "embedded", dtype: str | None = None, device: str | None = None, store: Store | None = None
+    ) -> "LanguageModel":
         """Load a model by hub name, directory, GGUF file, or "embedded".
 
         Raises:
             ModelError: if it cannot be had; the message says what to do.
         """
         module, tokenizer = load(name, dtype, device)
-        return cls(module.eval(), tokenizer, name)
+        return cls(module.eval(), tokenizer, name, store)
 
     @property
     def identity(self) -> str:
@@ -105,6 +112,22 @@ class LanguageModel:
         finally:
             self.module.eval()
 
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Inside, what is below the lowest layer that learns stands still, and reads each text once.
+
+        Its states are kept in `store`, and later passes over the same text start from them. Nothing changes where there
+        is no store, where the lowest layer learns, or where the architecture does not allow it.
+        """
+        if self._lower is not None or self.store is None or not keeps(self.module):
+            yield
+            return
+        self._lower = Lower(self.module, self.store)
+        try:
+            yield
+        finally:
+            self._lower = None
+
     def token_logprobs(self, batch: Batch, targets: Tensor | None = None) -> Tensor:
         """Log-probability in nats of each supervised token in row-major order, (N,), differentiable.
 
@@ -165,8 +188,8 @@ class LanguageModel:
 
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states, (B, T, D), after the final norm."""
-        inner = self.module.get_submodule(str(self.module.base_model_prefix))
-        return inner(**self._inputs(batch), use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+        with serving(self._lower, batch, self._inputs):
+            return decoder(self.module)(**self._inputs(batch), use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
     @cached_property
     def splits_head(self) -> bool:
@@ -210,7 +233,8 @@ class LanguageModel:
         return torch.roll(where, -1, dims=1), batch.tokens.to(self.device)[where]
 
     def _logits(self, batch: Batch) -> Tensor:
-        return self.module(**self._inputs(batch), use_cache=False).logits  # type: ignore[no-any-return]
+        with serving(self._lower, batch, self._inputs):
+            return self.module(**self._inputs(batch), use_cache=False).logits  # type: ignore[no-any-return]
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
         segments = batch.segments.to(self.device)

@@ -7,7 +7,7 @@ plain formula is exact enough.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -215,11 +215,23 @@ def fold(module: nn.Module) -> None:
     adapter what is below half a unit in the last place. Float it first where that matters.
     """
     for name, adapter in adapters(module).items():
-        total = (adapter.weight.to(adapter.A.dtype) + adapter.delta()).to(adapter.weight.dtype)
-        if is_transposed(adapter.base):
-            total = total.T.contiguous()
-        adapter.base.weight = nn.Parameter(total, requires_grad=False)  # its own, should it have been tied
-        _set(module, name, adapter.base)
+        _fold(module, name, adapter)
+
+
+def take_away_unlearned(module: nn.Module, within: Collection[nn.Module]) -> None:
+    """Take away the adapters inside some parts of a model that add nothing, since their B is still zero."""
+    inside = {id(m) for part in within for m in part.modules()}
+    for name, adapter in adapters(module).items():
+        if id(adapter) in inside and not adapter.B.any():
+            _fold(module, name, adapter)
+
+
+def _fold(module: nn.Module, name: str, adapter: LoRALinear) -> None:
+    total = (adapter.weight.to(adapter.A.dtype) + adapter.delta()).to(adapter.weight.dtype)
+    if is_transposed(adapter.base):
+        total = total.T.contiguous()
+    adapter.base.weight = nn.Parameter(total, requires_grad=False)  # its own, should it have been tied
+    _set(module, name, adapter.base)
 
 
 def chosen(module: nn.Module, targets: str | Sequence[str]) -> list[str]:

@@ -14,12 +14,13 @@ from torch import Tensor
 from everlearn.arguments import is_frozen
 from everlearn.config import dump, parse_method, restore, show
 from everlearn.errors import EverlearnError, Interrupted, MethodError
-from everlearn.learner import Learner, Watch, learn
+from everlearn.learner import Learner, learn
 from everlearn.method import Context, Method, chain, overrides
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Experience, Memory, State, Stream
+from everlearn.watch import Watch
 from everlearn.weights import Tensors, equal, pack, unpack
 
 RECIPE = Recipe(AdamW(learning_rate=1e-2), batch_size=4, length=64, tokens=128)
