@@ -31,7 +31,7 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     grid
     report dashboard serve testing terminal progress asking
     demo demo_stream
-    cli
+    options cli
     """.strip().splitlines()
 )
 FILE_LINES = 300  # one idea fits; the best code bases of the field have their 95th percentile near it
