@@ -146,7 +146,8 @@ def gradient(quick: bool = False) -> list[Finding]:
     worst = min(cosines, key=cosines.__getitem__)
     whole = _cosines({"": _flat(mine)}, {"": _flat(theirs)})[""]
     _round_frozen(reference)
-    rounded = min(_cosines(mine, _plain_grads(reference, examples)).values())
+    rounded = _plain_grads(reference, examples)
+    ceiling, computed = (min(_cosines(a, b).values()) for a, b in ((rounded, theirs), (mine, rounded)))
     return [
         Finding(
             "gradient, cosine to fp32 autograd, worst tensor",
@@ -154,8 +155,9 @@ def gradient(quick: bool = False) -> list[Finding]:
             Goal(0.995),
             Spread((cosines[worst],)),
             f"worst: {worst.removeprefix('model.layers.')}",
-            f"{len(cosines)} tensors; whole {whole:.5f}; worst if frozen weights are bf16 here too: {rounded:.4f}",
-            "same adapter and tokens; the fp32 model's weights are not rounded",
+            f"{len(cosines)} tensors; whole {whole:.5f}",
+            "same adapter and tokens; of the worst, the rounding of frozen weights to bf16 alone gives "
+            f"{ceiling:.4f}, and our computing beside fp32 on the same rounded weights {computed:.4f}",
             digits=4,
         )
     ]

@@ -54,6 +54,7 @@ ONLY_IN = {  # heavy or far-reaching packages, and the files that may know them
         "everlearn.models.load",
         "everlearn.models.gguf",  # the part of loading that converts GGUF files
         "everlearn.models.attention",
+        "everlearn.models.residual",
         "everlearn.models.slots",  # a cache and an attention function of its kinds
         "everlearn.models.reading",
         "everlearn.models.decoding",
