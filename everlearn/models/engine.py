@@ -1,6 +1,8 @@
 """How a machine's memory and disk are used. Nothing here changes what is learned, but by rounding."""
 
+import ctypes
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -67,6 +69,7 @@ class Engine:
         Raises:
             ModelError: if checkpointing is asked for and the architecture has none.
         """
+        give_back()
         with nullcontext() if sharded else model.keeping():
             if not self._checkpoints(model, tokens, sharded):
                 yield
@@ -123,6 +126,13 @@ def saved_bytes(model: LanguageModel) -> int:
         model.module.train(learning)
     del kept
     return sum(sizes.values())
+
+
+def give_back() -> None:
+    """Give the system back what was freed in pieces, as by loading: a first pass would come on top of it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:  # glibc has it
+        trim(0)
 
 
 def free_memory(device: torch.device) -> int:

@@ -93,6 +93,11 @@ class LoRALinear(nn.Module):
         """(out, in) what the adapter adds to the weight, in the adapter's precision."""
         return self.scale * (self.B @ self.A).detach()
 
+    def prepare(self) -> None:
+        """Make room for B beside W now, before the memory of a first pass is asked for on top."""
+        if self.weight.dtype in HALF:
+            self._join()
+
     def separate(self) -> None:
         """Give W a place of its own for good: one that is sharded is there during a pass alone, and copied in each."""
         self._apart, self._joined = True, None
@@ -169,6 +174,7 @@ def wrap(module: nn.Module, targets: str | Sequence[str], rank: int, alpha: floa
     for adapter in adapters(module).values():
         adapter.A.requires_grad_(True)
         adapter.B.requires_grad_(True)
+        adapter.prepare()
 
 
 def put(module: nn.Module, name: str, rank: int, scale: float, dropout: float = 0.0) -> LoRALinear:
