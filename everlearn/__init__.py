@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import LoRA as LoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
+    from everlearn.methods.importance import MAS as MAS
+    from everlearn.methods.importance import SI as SI
+    from everlearn.methods.importance import RWalk as RWalk
     from everlearn.methods.replay import Replay as Replay
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
@@ -96,6 +99,7 @@ _HOME = {
     "Learner": "everlearn.learner",
     "LoRA": "everlearn.methods.adapters",
     "LocalSampler": "everlearn.models.sampling",
+    "MAS": "everlearn.methods.importance",
     "Matrix": "everlearn.matrix",
     "Message": "everlearn.examples",
     "Method": "everlearn.method",
@@ -103,6 +107,7 @@ _HOME = {
     "NumericMatch": "everlearn.metrics.text",
     "PrefixMatch": "everlearn.metrics.text",
     "Processes": "everlearn.grid.executors",
+    "RWalk": "everlearn.methods.importance",
     "ReasoningGym": "everlearn.metrics.text",
     "Recipe": "everlearn.models.optim",
     "Replay": "everlearn.methods.replay",
@@ -110,6 +115,7 @@ _HOME = {
     "RougeL": "everlearn.metrics.overlap",
     "Run": "everlearn.fold",
     "SGLangSampler": "everlearn.serve.samplers",
+    "SI": "everlearn.methods.importance",
     "Sampler": "everlearn.models.sampling",
     "Sampling": "everlearn.models.sampling",
     "Sari": "everlearn.metrics.overlap",
@@ -145,6 +151,8 @@ _HOME = {
 __all__ = [
     "EWC",
     "L2SP",
+    "MAS",
+    "SI",
     "AdamW",
     "AllOf",
     "Choice",
@@ -169,6 +177,7 @@ __all__ = [
     "NumericMatch",
     "PrefixMatch",
     "Processes",
+    "RWalk",
     "ReasoningGym",
     "Recipe",
     "Replay",
