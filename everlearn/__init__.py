@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import LoRA as LoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
+    from everlearn.methods.distillation import LwF as LwF
+    from everlearn.methods.distillation import NewInputsKL as NewInputsKL
+    from everlearn.methods.distillation import OldInputsKL as OldInputsKL
     from everlearn.methods.importance import MAS as MAS
     from everlearn.methods.importance import SI as SI
     from everlearn.methods.importance import RWalk as RWalk
@@ -99,12 +102,15 @@ _HOME = {
     "Learner": "everlearn.learner",
     "LoRA": "everlearn.methods.adapters",
     "LocalSampler": "everlearn.models.sampling",
+    "LwF": "everlearn.methods.distillation",
     "MAS": "everlearn.methods.importance",
     "Matrix": "everlearn.matrix",
     "Message": "everlearn.examples",
     "Method": "everlearn.method",
+    "NewInputsKL": "everlearn.methods.distillation",
     "NextToken": "everlearn.objectives.next_token",
     "NumericMatch": "everlearn.metrics.text",
+    "OldInputsKL": "everlearn.methods.distillation",
     "PrefixMatch": "everlearn.metrics.text",
     "Processes": "everlearn.grid.executors",
     "RWalk": "everlearn.methods.importance",
@@ -170,11 +176,14 @@ __all__ = [
     "Learner",
     "LoRA",
     "LocalSampler",
+    "LwF",
     "Matrix",
     "Message",
     "Method",
+    "NewInputsKL",
     "NextToken",
     "NumericMatch",
+    "OldInputsKL",
     "PrefixMatch",
     "Processes",
     "RWalk",
