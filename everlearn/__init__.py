@@ -48,7 +48,11 @@ if TYPE_CHECKING:
     from everlearn.methods.importance import MAS as MAS
     from everlearn.methods.importance import SI as SI
     from everlearn.methods.importance import RWalk as RWalk
+    from everlearn.methods.pruning import FAPM as FAPM
+    from everlearn.methods.pruning import PackNet as PackNet
+    from everlearn.methods.pruning import SparseMovement as SparseMovement
     from everlearn.methods.replay import Replay as Replay
+    from everlearn.methods.soft_masks import SoftMask as SoftMask
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
     from everlearn.metrics.likelihood import TokenLikelihood as TokenLikelihood
@@ -94,6 +98,7 @@ _HOME = {
     "ExactMatch": "everlearn.metrics.text",
     "Example": "everlearn.examples",
     "Experience": "everlearn.types",
+    "FAPM": "everlearn.methods.pruning",
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
     "L2SP": "everlearn.methods.anchors",
@@ -111,6 +116,7 @@ _HOME = {
     "NextToken": "everlearn.objectives.next_token",
     "NumericMatch": "everlearn.metrics.text",
     "OldInputsKL": "everlearn.methods.distillation",
+    "PackNet": "everlearn.methods.pruning",
     "PrefixMatch": "everlearn.metrics.text",
     "Processes": "everlearn.grid.executors",
     "RWalk": "everlearn.methods.importance",
@@ -128,6 +134,8 @@ _HOME = {
     "Schedule": "everlearn.models.optim",
     "Server": "everlearn.serve.exchange",
     "Settings": "everlearn.fold",
+    "SoftMask": "everlearn.methods.soft_masks",
+    "SparseMovement": "everlearn.methods.pruning",
     "State": "everlearn.types",
     "Stream": "everlearn.types",
     "TokenAccuracy": "everlearn.metrics.likelihood",
@@ -156,6 +164,7 @@ _HOME = {
 
 __all__ = [
     "EWC",
+    "FAPM",
     "L2SP",
     "MAS",
     "SI",
@@ -184,6 +193,7 @@ __all__ = [
     "NextToken",
     "NumericMatch",
     "OldInputsKL",
+    "PackNet",
     "PrefixMatch",
     "Processes",
     "RWalk",
@@ -200,6 +210,8 @@ __all__ = [
     "Schedule",
     "Server",
     "Settings",
+    "SoftMask",
+    "SparseMovement",
     "State",
     "Stream",
     "TokenAccuracy",
