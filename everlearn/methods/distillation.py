@@ -6,7 +6,8 @@ experience's texts is kept, which protects old abilities as far as new texts exe
 
 The reference is exact, over the whole vocabulary, and costs one more forward pass without gradients. Its weights are
 kept, not its answers: the best logits of each token would be an approximation and a pass of their own, and 64 of them
-for forty thousand tokens already take the room of a LoRA adapter of rank 16 on the embedded model.
+for forty thousand tokens already take the room of a LoRA adapter of rank 16 on the embedded model. It is the version
+there was when `begin` was asked: a method that adds parameters after that cannot be chained with these, and raises.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from everlearn.data.buffers import balanced_keep
-from everlearn.errors import ConfigError
+from everlearn.errors import ConfigError, MethodError
 from everlearn.examples import Batch, Example, Step
 from everlearn.method import Context, Method, Tensors
 from everlearn.methods.quadratics import require_strength
@@ -183,6 +184,11 @@ def _divergence(
     model: LanguageModel, batch: Batch, weights: Tensors, temperature: float = 1.0, forward: bool = True
 ) -> Tensor:
     """The mean divergence from what the model says with other weights; see `divergence_from`."""
+    if late := sorted(model.trainable().keys() - weights.keys()):
+        raise MethodError(
+            f"{late[0]} ({len(late)} in all) has joined the model after the experience began, so that what was said "
+            "without it cannot be recalled; leave out the method that adds it, or the divergence."
+        )
     with recalled(model, weights):
         said = model.said(batch)
     return model.token_statistic(batch, divergence_from(said, temperature, forward)).mean()

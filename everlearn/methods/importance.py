@@ -9,7 +9,7 @@ from torch import Tensor
 from everlearn.errors import ConfigError
 from everlearn.examples import Batch
 from everlearn.method import Context, Method, Tensors
-from everlearn.methods.quadratics import copies, drift, mean, plus, require_strength, with_mean_one, zeros
+from everlearn.methods.quadratics import copies, drift, mean, plus, precise, require_strength, with_mean_one, zeros
 from everlearn.models.logprobs import squared_norm
 from everlearn.randomness import permutation
 from everlearn.types import Memory
@@ -61,13 +61,14 @@ class SI(Method):
 
     def end(self, memory: Memory, ctx: Context) -> Memory:
         """Add what the experience's path says to the importances."""
-        square = {n: (t - memory["anchor"][n]) ** 2 for n, t in copies(ctx.trainable()).items()}
+        anchor = memory["anchor"]
+        square = {n: (t - anchor[n]) ** 2 for n, t in copies(ctx.trainable()).items() if n in anchor}
         xi = self.damping * (max(mean(square), torch.finfo(torch.float32).tiny) if self.scaled else 1)
-        new = {n: omega / (square[n] + xi) for n, omega in memory.get("path", {}).items()}
+        new = {n: omega / (square[n] + xi) for n, omega in memory.get("path", {}).items() if n in square}
         importance = plus(memory["importance"], new)
         if self.formula == "repo":
             importance = {n: t.clamp_min(0) for n, t in importance.items()}
-        return {"anchor": memory["anchor"], "importance": importance}
+        return {"anchor": anchor, "importance": importance}
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class RWalk(Method):
     def step(self, memory: Memory, grads: Tensors, update: Tensors, ctx: Context) -> Memory:
         """The Fisher's moving average, the path and the distance go on; a score where an interval is full."""
         fisher = memory.get("fisher", {})
-        squares = {n: g.to(memory["anchor"][n].dtype) ** 2 for n, g in grads.items()}
+        squares = {n: g.to(precise(g)) ** 2 for n, g in grads.items()}
         fisher = {n: self.alpha * s + (1 - self.alpha) * fisher[n] if n in fisher else s for n, s in squares.items()}
         moving = {
             "path": plus(memory.get("path", {}), _gain(grads, update)),

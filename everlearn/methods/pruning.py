@@ -69,15 +69,15 @@ class FAPM(Method):
 class SparseMovement(Method):
     """Charge for moving the few weights that old experiences have moved most (after CPO, arXiv:2607.04364).
 
-    CPO replaces the divergence on old tasks, whose data are gone, by a sparse penalty on the movement of parameters:
-    those that a task has moved most are taken for those that its behaviour hangs on. Here the `fraction` of each
-    tensor that an experience has moved farthest joins a mask, and strength / 2 * sum over the mask of
-    (theta - theta_last)^2 over the number of all parameters is added, around the last version: `L2SP`'s force on each
-    weight of the mask, and none on the others.
+    CPO replaces the divergence on old tasks, whose data are gone, by a sparse penalty on the movement of parameters,
+    with a mask that accumulates over tasks: what a task has moved most is taken for what its behaviour hangs on. Here
+    the `fraction` of each tensor that an experience has moved farthest joins the mask, and strength / 2 * sum over the
+    mask of (theta - theta_last)^2 over the number of all parameters is added, around the last version: `L2SP`'s force
+    on each weight of the mask, and none on the others.
 
-    A reconstruction: the paper's text was not to be had. Open choices are the square (rather than the absolute value),
-    the binary mask (rather than a weight that grows with the movement), the rank within each tensor, and that the mask
-    only grows.
+    A reconstruction from accounts of the paper, not from its equations. Open choices are the square (rather than the
+    absolute value), the binary mask (rather than a weight that grows with the movement), the rank within each tensor,
+    and that the mask only grows.
 
     Memory: 4 bytes and a bit a trained parameter in all (8 bytes and a bit in float64), however many experiences.
 
@@ -108,7 +108,8 @@ class SparseMovement(Method):
 
     def end(self, memory: Memory, ctx: Context) -> Memory:
         """What the experience has moved farthest joins the mask."""
-        moved = {n: (t - memory["anchor"][n]).abs() for n, t in copies(ctx.trainable()).items()}
+        anchor = memory["anchor"]
+        moved = {n: (t - anchor[n]).abs() for n, t in copies(ctx.trainable()).items() if n in anchor}
         new = {n: pack_bits(largest(m, round(self.fraction * m.numel())) & (m > 0)) for n, m in moved.items()}
         return memory | {"mask": any_of([memory["mask"], new])}
 
@@ -137,7 +138,7 @@ class PackNet(Method):
             "restore" gives them the value they had before, and prunes by how far they have moved, which leaves a
             pre-trained model whole.
         retrain_after: steps of an experience after which it is pruned, so that the rest trains what is kept. The
-            paper's proportion is a third of the steps after pruning. None prunes after the last.
+            paper's proportion is a third of the steps after pruning. None, or more than there are, prunes at the end.
     """
 
     prune: float = 0.5
@@ -173,7 +174,7 @@ class PackNet(Method):
         now, owned = copies(ctx.trainable()), any_of(memory["masks"])
         chosen = self._chosen(now, memory)
         pruned = _shaped({n: ~(b | owned[n]) if n in owned else ~b for n, b in chosen.items()}, now)
-        ends = memory.get("start", {n: torch.zeros_like(t) for n, t in now.items()})
+        ends = {n: torch.zeros_like(t) for n, t in now.items()} | dict(memory.get("start", {}))
         gap = {n: torch.where(pruned[n], ends[n] - t, -0.0) for n, t in now.items()}
         return rest | {"chosen": chosen, "gap": gap}
 

@@ -18,10 +18,10 @@ from everlearn.types import Memory
 class SoftMask(Method):
     """Scale how far each unit moves by 1 - importance (soft-masking, DAS, arXiv:2302.03241).
 
-    A unit's importance is the mean over examples of |dL / dg|, g = 1 a gate on its output (eq. 2); it is standardised
-    over the units of a layer and squashed, |tanh(z)| (eq. 3), and over experiences the largest counts (eq. 5). L is the
-    loss of an experience just learned. For what the model knew before the first, L is the negative log-probability of
-    answers that it draws itself, on the first experience's inputs.
+    A unit's importance is the mean over examples of |dL / dg|, g = 1 a gate on its output; it is standardised over the
+    units of a layer and squashed, |tanh(z)|, and over experiences the largest counts. L is the loss of an experience
+    just learned. For what the model knew before the first, L is the negative log-probability of answers that it draws
+    itself, on the first experience's inputs.
 
     A unit is a row of a trained matrix, or an element of a vector. The gradient of its gate needs no gate: for a row w
     it is the product of w and dL/dw, summed.

@@ -8,16 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from everlearn.errors import ConfigError
+from everlearn.errors import ConfigError, MethodError
 from everlearn.examples import Batch, Example, Plan
 from everlearn.learner import Learner, learn
 from everlearn.method import Context, Method, chain
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.distillation import LwF, NewInputsKL, OldInputsKL
 from everlearn.models.language_model import LanguageModel
-from everlearn.testing.laws import RECIPE
+from everlearn.testing.laws import RECIPE, learned
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Memory
+from tests.methods.late import Late
 
 
 def moved(model: LanguageModel, by: float = 0.1) -> None:
@@ -209,6 +210,12 @@ def test_memory_is_bounded(method: Any) -> None:
     if isinstance(method, OldInputsKL):
         assert len(memory["rows"]) == min(method.capacity, 36)
         assert len({row["origin"] for row in memory["rows"]}) == 3
+
+
+@pytest.mark.parametrize("method", METHODS[:2], ids=lambda m: type(m).__name__)
+def test_parameters_that_join_later_are_refused(method: Method) -> None:
+    with pytest.raises(MethodError, match="has joined the model after the experience began"):
+        learned(chain(Late(), method))
 
 
 @pytest.mark.parametrize(

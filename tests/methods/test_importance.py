@@ -12,9 +12,10 @@ from everlearn.learner import Learner, learn
 from everlearn.method import Context, Method, Tensors, chain
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.importance import MAS, SI, RWalk
-from everlearn.testing.laws import RECIPE
+from everlearn.testing.laws import RECIPE, learned
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Memory, State
+from tests.methods.late import Late
 from tests.methods.plane import Plane, at, descend, penalty, plane
 
 
@@ -219,3 +220,10 @@ def bytes_of(memory: Any) -> int:
 def test_numbers_without_a_meaning_are_refused(kind: Any, arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         kind(**arguments)
+
+
+@pytest.mark.parametrize("method", [*METHODS, SI(), RWalk(interval=100)], ids=str)
+def test_parameters_may_join_after_the_experience_began(method: Any) -> None:
+    state = learned(chain(Late(), method))
+    assert all(name.endswith((".A", ".B")) for name in state.weights)
+    assert all(w.isfinite().all() for w in state.weights.values())

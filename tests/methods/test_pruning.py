@@ -17,6 +17,7 @@ from everlearn.models.optim import AdamW, Muon
 from everlearn.testing.laws import RECIPE, learned
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Memory, State
+from tests.methods.late import Late
 from tests.methods.plane import Plane, at, penalty, plane, some_batch
 
 DECAYING = replace(RECIPE, epochs=2, optimiser=AdamW(learning_rate=1e-2, weight_decay=0.1))
@@ -248,3 +249,10 @@ def test_pruned_weights_are_zero_while_the_rest_is_trained_on() -> None:
 def test_numbers_without_a_meaning_are_refused(kind: Any, arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         kind(**arguments)
+
+
+@pytest.mark.parametrize("method", [SparseMovement(), PackNet(), PackNet(0.5, "restore", 1)], ids=str)
+def test_parameters_may_join_after_the_experience_began(method: Any) -> None:
+    state = learned(chain(Late(), method))
+    assert all(name.endswith((".A", ".B")) for name in state.weights)
+    assert all(w.isfinite().all() for w in state.weights.values())

@@ -13,8 +13,9 @@ from everlearn.learner import Learner, learn
 from everlearn.method import Context, chain
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.soft_masks import SoftMask, _gates
-from everlearn.testing.laws import RECIPE
+from everlearn.testing.laws import RECIPE, learned
 from everlearn.testing.toys import toy_model, toy_stream
+from tests.methods.late import Late
 
 
 def test_a_gates_gradient_is_the_product_of_a_row_and_its_gradient() -> None:
@@ -117,3 +118,10 @@ def test_memory_is_a_number_a_row(others: Any) -> None:
 def test_a_sample_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="samples is 1 or more"):
         SoftMask(samples=0)
+
+
+@pytest.mark.parametrize("method", [SoftMask(samples=2)], ids=str)
+def test_parameters_may_join_after_the_experience_began(method: Any) -> None:
+    state = learned(chain(Late(), method))
+    assert all(name.endswith((".A", ".B")) for name in state.weights)
+    assert all(w.isfinite().all() for w in state.weights.values())
