@@ -42,8 +42,18 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import LoRA as LoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
+    from everlearn.methods.distillation import LwF as LwF
+    from everlearn.methods.distillation import NewInputsKL as NewInputsKL
+    from everlearn.methods.distillation import OldInputsKL as OldInputsKL
     from everlearn.methods.freezing import Freeze as Freeze
+    from everlearn.methods.importance import MAS as MAS
+    from everlearn.methods.importance import SI as SI
+    from everlearn.methods.importance import RWalk as RWalk
+    from everlearn.methods.pruning import FAPM as FAPM
+    from everlearn.methods.pruning import PackNet as PackNet
+    from everlearn.methods.pruning import SparseMovement as SparseMovement
     from everlearn.methods.replay import Replay as Replay
+    from everlearn.methods.soft_masks import SoftMask as SoftMask
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
     from everlearn.metrics.likelihood import TokenLikelihood as TokenLikelihood
@@ -91,6 +101,7 @@ _HOME = {
     "ExactMatch": "everlearn.metrics.text",
     "Example": "everlearn.examples",
     "Experience": "everlearn.types",
+    "FAPM": "everlearn.methods.pruning",
     "Freeze": "everlearn.methods.freezing",
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
@@ -100,13 +111,19 @@ _HOME = {
     "Learner": "everlearn.learner",
     "LoRA": "everlearn.methods.adapters",
     "LocalSampler": "everlearn.models.sampling",
+    "LwF": "everlearn.methods.distillation",
+    "MAS": "everlearn.methods.importance",
     "Matrix": "everlearn.matrix",
     "Message": "everlearn.examples",
     "Method": "everlearn.method",
+    "NewInputsKL": "everlearn.methods.distillation",
     "NextToken": "everlearn.objectives.next_token",
     "NumericMatch": "everlearn.metrics.text",
+    "OldInputsKL": "everlearn.methods.distillation",
+    "PackNet": "everlearn.methods.pruning",
     "PrefixMatch": "everlearn.metrics.text",
     "Processes": "everlearn.grid.executors",
+    "RWalk": "everlearn.methods.importance",
     "ReasoningGym": "everlearn.metrics.text",
     "Recipe": "everlearn.models.optim",
     "Replay": "everlearn.methods.replay",
@@ -114,12 +131,15 @@ _HOME = {
     "RougeL": "everlearn.metrics.overlap",
     "Run": "everlearn.fold",
     "SGLangSampler": "everlearn.serve.samplers",
+    "SI": "everlearn.methods.importance",
     "Sampler": "everlearn.models.sampling",
     "Sampling": "everlearn.models.sampling",
     "Sari": "everlearn.metrics.overlap",
     "Schedule": "everlearn.models.optim",
     "Server": "everlearn.serve.exchange",
     "Settings": "everlearn.fold",
+    "SoftMask": "everlearn.methods.soft_masks",
+    "SparseMovement": "everlearn.methods.pruning",
     "State": "everlearn.types",
     "Stream": "everlearn.types",
     "TokenAccuracy": "everlearn.metrics.likelihood",
@@ -148,7 +168,10 @@ _HOME = {
 
 __all__ = [
     "EWC",
+    "FAPM",
     "L2SP",
+    "MAS",
+    "SI",
     "AdamW",
     "AllOf",
     "Choice",
@@ -168,13 +191,18 @@ __all__ = [
     "Learner",
     "LoRA",
     "LocalSampler",
+    "LwF",
     "Matrix",
     "Message",
     "Method",
+    "NewInputsKL",
     "NextToken",
     "NumericMatch",
+    "OldInputsKL",
+    "PackNet",
     "PrefixMatch",
     "Processes",
+    "RWalk",
     "ReasoningGym",
     "Recipe",
     "Replay",
@@ -188,6 +216,8 @@ __all__ = [
     "Schedule",
     "Server",
     "Settings",
+    "SoftMask",
+    "SparseMovement",
     "State",
     "Stream",
     "TokenAccuracy",

@@ -19,7 +19,16 @@ from everlearn.examples import Batch, Encoded, Example, Message
 from everlearn.models.activations import Lower, Store, keeps, serving
 from everlearn.models.layers import decoder
 from everlearn.models.load import Tokenizer, identity, load
-from everlearn.models.logprobs import head_divergences, head_entropies, head_logprobs, head_scores
+from everlearn.models.logprobs import (
+    Said,
+    Statistic,
+    dense_statistic,
+    head_divergences,
+    head_entropies,
+    head_logprobs,
+    head_scores,
+    head_statistic,
+)
 
 
 class LanguageModel:
@@ -168,6 +177,21 @@ class LanguageModel:
             fixed = reference._logits(batch)[before].float().log_softmax(-1)
         logp = self._logits(batch)[before].float().log_softmax(-1)
         return (logp.exp() * (logp - fixed)).sum(-1)
+
+    def token_statistic(self, batch: Batch, statistic: Statistic) -> Tensor:
+        """A number made of the logits over each supervised token, (N,), differentiable; see `models.logprobs`."""
+        before = self._asked(batch)[0]
+        if self.splits_head:
+            return head_statistic(self.hidden(batch)[before], self._head.weight, self._head.bias, statistic)
+        return dense_statistic(self._logits(batch)[before].float(), statistic)
+
+    def said(self, batch: Batch) -> Said:
+        """What the model says over each supervised token, to hold another version against; no gradient."""
+        before = self._asked(batch)[0]
+        with torch.no_grad():
+            if self.splits_head:
+                return Said(self.hidden(batch)[before], self._head.weight, self._head.bias)
+            return Said(self._logits(batch)[before].float())
 
     def sample_targets(self, batch: Batch, rng: torch.Generator) -> Tensor:
         """A token drawn from the model's own distribution at the place of each supervised token, (N,)."""
