@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import LoRA as LoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
+    from everlearn.methods.projection import AGEM as AGEM
+    from everlearn.methods.projection import GEM as GEM
     from everlearn.methods.replay import Replay as Replay
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from everlearn.types import Stream as Stream
 
 _HOME = {
+    "AGEM": "everlearn.methods.projection",
     "AdamW": "everlearn.models.optim",
     "AllOf": "everlearn.registry.gates",
     "Choice": "everlearn.metrics.likelihood",
@@ -88,6 +91,7 @@ _HOME = {
     "ExactMatch": "everlearn.metrics.text",
     "Example": "everlearn.examples",
     "Experience": "everlearn.types",
+    "GEM": "everlearn.methods.projection",
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
     "L2SP": "everlearn.methods.anchors",
@@ -143,7 +147,9 @@ _HOME = {
 }
 
 __all__ = [
+    "AGEM",
     "EWC",
+    "GEM",
     "L2SP",
     "AdamW",
     "AllOf",
