@@ -78,13 +78,13 @@ def save_tensors(path: Path, tensors: Tensors) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors from a safetensors file, on the CPU.
+    """Tensors from a safetensors file, on the CPU, that compute as those that were saved.
 
     Raises:
         ModelError: if the file is missing, cut short or not safetensors.
     """
     try:
-        return load_file(path)
+        return _aligned(load_file(path))
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: no readable safetensors file ({error}); save or fetch it again.") from error
 
@@ -101,9 +101,14 @@ def from_bytes(data: bytes) -> dict[str, Tensor]:
         ModelError: if the bytes are not those of a safetensors file.
     """
     try:
-        return load(data)
+        return _aligned(load(data))
     except SafetensorError as error:
         raise ModelError(f"{len(data)} bytes are no safetensors file ({error}); save or fetch it again.") from error
+
+
+def _aligned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that begin where torch has its tensors begin: a processor's products may hang on that in the last bit."""
+    return {name: tensors.pop(name).clone() for name in list(tensors)}
 
 
 def tensor_hash(tensor: Tensor) -> str:
