@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from everlearn.methods.projection import AGEM as AGEM
     from everlearn.methods.projection import GEM as GEM
     from everlearn.methods.replay import Replay as Replay
+    from everlearn.methods.subspaces import GPM as GPM
+    from everlearn.methods.subspaces import OGD as OGD
+    from everlearn.methods.subspaces import OSF as OSF
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
     from everlearn.metrics.likelihood import TokenLikelihood as TokenLikelihood
@@ -92,6 +95,7 @@ _HOME = {
     "Example": "everlearn.examples",
     "Experience": "everlearn.types",
     "GEM": "everlearn.methods.projection",
+    "GPM": "everlearn.methods.subspaces",
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
     "L2SP": "everlearn.methods.anchors",
@@ -105,6 +109,8 @@ _HOME = {
     "Method": "everlearn.method",
     "NextToken": "everlearn.objectives.next_token",
     "NumericMatch": "everlearn.metrics.text",
+    "OGD": "everlearn.methods.subspaces",
+    "OSF": "everlearn.methods.subspaces",
     "PrefixMatch": "everlearn.metrics.text",
     "Processes": "everlearn.grid.executors",
     "ReasoningGym": "everlearn.metrics.text",
@@ -150,7 +156,10 @@ __all__ = [
     "AGEM",
     "EWC",
     "GEM",
+    "GPM",
     "L2SP",
+    "OGD",
+    "OSF",
     "AdamW",
     "AllOf",
     "Choice",

@@ -119,6 +119,14 @@ class LanguageModel:
         logits = self._logits(batch)[before].float()
         return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
 
+    def token_logits(self, batch: Batch) -> Tensor:
+        """Logit of each supervised token in row-major order, (N,), differentiable."""
+        before, targets = self._asked(batch)
+        if not self.splits_head:
+            return self._logits(batch)[before].gather(-1, targets[:, None])[:, 0]
+        found = (self.hidden(batch)[before] * self._head.weight[targets]).sum(-1)
+        return found if self._head.bias is None else found + self._head.bias[targets]
+
     def token_entropies(self, batch: Batch) -> Tensor:
         """Entropy in nats of the distribution over each supervised token, (N,), differentiable."""
         if self.splits_head:

@@ -141,7 +141,7 @@ def test_a_memory_gradient_is_that_of_the_mean_loss_over_tokens() -> None:
     found = _gradient(both, replace(second, model=first.model))
     assert len(both[0]["rows"]) == 12
     for name, grad in expected.items():
-        torch.testing.assert_close(found[name], grad, rtol=1e-4, atol=1e-7)  # the head is float32
+        torch.testing.assert_close(found[name], grad, rtol=1e-4, atol=1e-7)  # norms compute in float32
 
 
 @dataclass(frozen=True)

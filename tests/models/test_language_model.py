@@ -151,3 +151,14 @@ def test_entropies_and_divergences_are_those_of_the_models_own_logits(capped: bo
     torch.testing.assert_close(divergences.double(), (logp.exp() * (logp - logq)).sum(-1), rtol=1e-4, atol=1e-6)
     same = models[0].token_divergences(given, models[0])
     torch.testing.assert_close(same.detach(), torch.zeros_like(same), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_target_logits_are_the_models_own(capped: bool) -> None:
+    model = LanguageModel(Capped().eval(), toy_tokenizer(), "capped") if capped else toy_model()
+    given = batch(model, packed=True)
+    with torch.no_grad():
+        logits = model._logits(given)[torch.roll(given.supervised, -1, dims=1)]
+    found = model.token_logits(given)
+    assert found.requires_grad
+    torch.testing.assert_close(found.detach(), logits.gather(-1, given.tokens[given.supervised][:, None])[:, 0])
