@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import LoRA as LoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
+    from everlearn.methods.growth import BlockExpansion as BlockExpansion
+    from everlearn.methods.growth import DepthSplice as DepthSplice
     from everlearn.methods.projection import AGEM as AGEM
     from everlearn.methods.projection import GEM as GEM
     from everlearn.methods.replay import Replay as Replay
@@ -85,10 +87,12 @@ _HOME = {
     "AGEM": "everlearn.methods.projection",
     "AdamW": "everlearn.models.optim",
     "AllOf": "everlearn.registry.gates",
+    "BlockExpansion": "everlearn.methods.growth",
     "Choice": "everlearn.metrics.likelihood",
     "Compared": "everlearn.grid.compare",
     "Completion": "everlearn.models.sampling",
     "Context": "everlearn.method",
+    "DepthSplice": "everlearn.methods.growth",
     "EWC": "everlearn.methods.anchors",
     "EditSimilarity": "everlearn.metrics.overlap",
     "ExactMatch": "everlearn.metrics.text",
@@ -162,10 +166,12 @@ __all__ = [
     "OSF",
     "AdamW",
     "AllOf",
+    "BlockExpansion",
     "Choice",
     "Compared",
     "Completion",
     "Context",
+    "DepthSplice",
     "EditSimilarity",
     "ExactMatch",
     "Example",
