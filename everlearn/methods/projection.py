@@ -2,7 +2,8 @@
 
 What is projected is the movement that the optimiser proposes. A projected gradient is not enough: momentum, Adam's
 scaling and weight decay come after it, and the weights then move where the constraint forbids it. `side="grad"` is
-there for the papers' rule, which is the same under plain gradient descent.
+the papers' rule, which is the same under plain gradient descent and promises nothing otherwise. `side="both"` projects
+the gradient too, so that Adam's moments gather little of what will be taken out of its movements, at twice the cost.
 
 In a chain, what stands to the right acts on what is left of a movement, and may turn it back into what a member to the
 left has ruled out; the last member's constraints hold to the bit.
@@ -23,7 +24,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.randomness import permutation
 from everlearn.types import Memory
 
-Side = Literal["update", "grad"]
+Side = Literal["update", "grad", "both"]
 Formula = Literal["paper", "repo"]
 
 PIECE = 1 << 20
@@ -39,8 +40,7 @@ class GEM(Method):
     are remembered of it, computed anew in each step.
 
     Differs from the paper: g is the movement that the optimiser proposes, turned round, so that the constraints hold
-    for how the weights do move, whatever the optimiser. Under plain gradient descent both are one. `side="grad"` is
-    the paper's rule.
+    for how the weights do move, whatever the optimiser. Under plain gradient descent both are one.
 
     Memory: `kept` rows of an experience, as text (about 4 bytes a token each). In a step: 4 bytes for each trained
     parameter and each past experience, and a forward and a backward pass over all that is remembered.
@@ -49,7 +49,7 @@ class GEM(Method):
         kept: examples remembered of each experience.
         margin: gamma, which favours movements that lower old losses, where some constraint is violated. On the update,
             each g_k is scaled to the length of the proposed movement, so that a margin means the same at any rate.
-        side: what is projected, see above.
+        side: what is projected: "update", the movement; "grad", the paper's; or "both", at twice the cost.
         formula: how a margin acts. "paper" adds it to the solution v, after which constraints can fail where past
             experiences conflict with each other; "repo" solves with v >= gamma, and all constraints hold.
     """
@@ -74,14 +74,14 @@ class GEM(Method):
 
     def grad(self, memory: Memory, grads: Tensors, ctx: Context) -> Tensors:
         """The paper's side."""
-        if self.side != "grad" or not memory:
+        if self.side == "update" or not memory:
             return grads
         past = [_gradient([one], ctx) for one in memory]
         return self._projected(grads, past, [1.0] * len(past))
 
     def update(self, memory: Memory, update: Tensors, ctx: Context) -> Tensors:
         """The nearest movement along which no past loss rises."""
-        if self.side != "update" or not memory:
+        if self.side == "grad" or not memory:
             return update
         past = [_gradient([one], ctx) for one in memory]
         length = _dot(update, update) ** 0.5
@@ -111,8 +111,7 @@ class AGEM(Method):
     g - <g, r> / <r, r> r where <g, r> < 0, with r the gradient on examples drawn anew in each step from those of all
     past experiences: one constraint in place of GEM's many.
 
-    Differs from the paper: g is the movement that the optimiser proposes, turned round; `side="grad"` is the paper's
-    rule. See `GEM`.
+    Differs from the paper: g is the movement that the optimiser proposes, turned round. See `GEM`.
 
     Memory: `kept` rows of an experience, as text (about 4 bytes a token each). In a step: 4 bytes for each trained
     parameter, and a forward and a backward pass over `drawn` examples.
@@ -120,7 +119,7 @@ class AGEM(Method):
     Args:
         kept: examples remembered of each experience.
         drawn: examples that each step draws from the memory.
-        side: what is projected, "update" or "grad".
+        side: what is projected: "update", the movement; "grad", the paper's; or "both", at twice the cost.
     """
 
     kept: int = 64
@@ -142,13 +141,13 @@ class AGEM(Method):
 
     def grad(self, memory: Memory, grads: Tensors, ctx: Context) -> Tensors:
         """The paper's side."""
-        if self.side != "grad" or not memory:
+        if self.side == "update" or not memory:
             return grads
         return without_rise(grads, self._reference(memory, ctx), -1.0)
 
     def update(self, memory: Memory, update: Tensors, ctx: Context) -> Tensors:
         """The nearest movement along which the mean loss on what was drawn does not rise."""
-        if self.side != "update" or not memory:
+        if self.side == "grad" or not memory:
             return update
         return without_rise(update, self._reference(memory, ctx), 1.0)
 

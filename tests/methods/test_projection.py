@@ -183,6 +183,7 @@ def test_no_movement_of_adamw_raises_a_remembered_loss() -> None:
     assert max(along for along, _ in kept) <= 1e-9
     assert max(along for along, _ in papers) > 1e-3  # a projected gradient does not keep its promise under AdamW
     assert min(length for _, length in kept[1:]) > 0.01  # it moves
+    assert max(along for along, _ in steps_of(GEM(kept=4, side="both"))) <= 1e-9
 
 
 def test_no_movement_of_adamw_raises_the_mean_loss_on_what_agem_draws() -> None:
@@ -218,6 +219,8 @@ def test_the_side_that_was_not_asked_for_changes_nothing() -> None:
         assert kind().grad(memory, tensors, ctx) is tensors
         assert kind(side="grad").update(memory, tensors, ctx) is tensors
         assert kind().update([], tensors, ctx) is tensors
+        uphill = {n: -g for n, g in _gradient(memory, ctx).items()}
+        assert kind(side="both").grad(memory, uphill, ctx) is not uphill
 
 
 def test_numbers_without_a_meaning_are_refused() -> None:

@@ -9,7 +9,7 @@ METHODS = [
     GEM(kept=3),
     GEM(kept=2, margin=0.1, side="grad", formula="repo"),
     AGEM(kept=4, drawn=3),
-    AGEM(kept=2, drawn=2, side="grad"),
+    AGEM(kept=2, drawn=2, side="both"),
     OGD(kept=2),
     GPM(samples=4, tokens=20),
     OSF(),
