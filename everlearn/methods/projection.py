@@ -6,7 +6,7 @@ the papers' rule, which is the same under plain gradient descent and promises no
 the gradient too, so that Adam's moments gather little of what will be taken out of its movements, at twice the cost.
 
 In a chain, what stands to the right acts on what is left of a movement, and may turn it back into what a member to the
-left has ruled out; the last member's constraints hold to the bit.
+left has ruled out; the last member's constraints hold.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,7 @@ from everlearn.config import dump, restore
 from everlearn.errors import ConfigError
 from everlearn.examples import Example
 from everlearn.method import Context, Method, Tensors
+from everlearn.methods.spans import precise
 from everlearn.models.language_model import LanguageModel
 from everlearn.randomness import permutation
 from everlearn.types import Memory
@@ -218,7 +219,7 @@ def _remembered(ctx: Context, kept: int) -> Memory:
 
 def _gradient(parts: Sequence[Mapping[str, Any]], ctx: Context) -> dict[str, Tensor]:
     """Gradient of the mean loss over the supervised tokens of remembered rows, each by its own objective."""
-    kinds = {n: torch.promote_types(p.dtype, torch.float32) for n, p in ctx.trainable().items()}
+    kinds = {n: precise(p) for n, p in ctx.trainable().items()}
     total = {n: torch.zeros_like(p, dtype=kinds[n]) for n, p in ctx.trainable().items()}
     weight = 0
     for part in parts:
