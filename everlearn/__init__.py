@@ -46,14 +46,21 @@ if TYPE_CHECKING:
     from everlearn.methods.distillation import NewInputsKL as NewInputsKL
     from everlearn.methods.distillation import OldInputsKL as OldInputsKL
     from everlearn.methods.freezing import Freeze as Freeze
+    from everlearn.methods.growth import BlockExpansion as BlockExpansion
+    from everlearn.methods.growth import DepthSplice as DepthSplice
     from everlearn.methods.importance import MAS as MAS
     from everlearn.methods.importance import SI as SI
     from everlearn.methods.importance import RWalk as RWalk
+    from everlearn.methods.projection import AGEM as AGEM
+    from everlearn.methods.projection import GEM as GEM
     from everlearn.methods.pruning import FAPM as FAPM
     from everlearn.methods.pruning import PackNet as PackNet
     from everlearn.methods.pruning import SparseMovement as SparseMovement
     from everlearn.methods.replay import Replay as Replay
     from everlearn.methods.soft_masks import SoftMask as SoftMask
+    from everlearn.methods.subspaces import GPM as GPM
+    from everlearn.methods.subspaces import OGD as OGD
+    from everlearn.methods.subspaces import OSF as OSF
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
     from everlearn.metrics.likelihood import TokenLikelihood as TokenLikelihood
@@ -89,12 +96,15 @@ if TYPE_CHECKING:
     from everlearn.types import Stream as Stream
 
 _HOME = {
+    "AGEM": "everlearn.methods.projection",
     "AdamW": "everlearn.models.optim",
     "AllOf": "everlearn.registry.gates",
+    "BlockExpansion": "everlearn.methods.growth",
     "Choice": "everlearn.metrics.likelihood",
     "Compared": "everlearn.grid.compare",
     "Completion": "everlearn.models.sampling",
     "Context": "everlearn.method",
+    "DepthSplice": "everlearn.methods.growth",
     "EWC": "everlearn.methods.anchors",
     "EditSimilarity": "everlearn.metrics.overlap",
     "Engine": "everlearn.models.engine",
@@ -103,6 +113,8 @@ _HOME = {
     "Experience": "everlearn.types",
     "FAPM": "everlearn.methods.pruning",
     "Freeze": "everlearn.methods.freezing",
+    "GEM": "everlearn.methods.projection",
+    "GPM": "everlearn.methods.subspaces",
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
     "L2SP": "everlearn.methods.anchors",
@@ -119,6 +131,8 @@ _HOME = {
     "NewInputsKL": "everlearn.methods.distillation",
     "NextToken": "everlearn.objectives.next_token",
     "NumericMatch": "everlearn.metrics.text",
+    "OGD": "everlearn.methods.subspaces",
+    "OSF": "everlearn.methods.subspaces",
     "OldInputsKL": "everlearn.methods.distillation",
     "PackNet": "everlearn.methods.pruning",
     "PrefixMatch": "everlearn.metrics.text",
@@ -167,17 +181,24 @@ _HOME = {
 }
 
 __all__ = [
+    "AGEM",
     "EWC",
     "FAPM",
+    "GEM",
+    "GPM",
     "L2SP",
     "MAS",
+    "OGD",
+    "OSF",
     "SI",
     "AdamW",
     "AllOf",
+    "BlockExpansion",
     "Choice",
     "Compared",
     "Completion",
     "Context",
+    "DepthSplice",
     "EditSimilarity",
     "Engine",
     "ExactMatch",

@@ -215,6 +215,7 @@ class _Lesson:
         optimiser.step(grads, factor)
         update = {name: m.detach() - before[name] for name, m in optimiser.masters.items()} if watched else {}
         if "update" in self.hooks:
+            optimiser.assign(before)  # the hook sees the model where the movement begins, whatever its precision
             update = dict(self.method.update(self.memory, update, ctx))
             optimiser.assign({name: before[name] + u for name, u in update.items()})
         if "step" in self.hooks:
@@ -274,8 +275,7 @@ class _Lesson:
 
     def finish(self) -> State:
         """The new version: the trained weights, merged with the old ones where the method says so."""
-        if self.best:
-            self.optimiser.assign(self.best)
+        self.optimiser.assign(self.best)
         self.memory = self.processes.same(self.method.end(self.memory, replace(self.context, step=self.at.total)))
         weights: Mapping[str, Tensor] = self.processes.same(self.processes.whole(self.optimiser.values()))
         if "merge" in self.hooks:

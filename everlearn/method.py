@@ -129,7 +129,7 @@ class Method:
         return grads
 
     def update(self, memory: Memory, update: Tensors, ctx: Context) -> Tensors:
-        """Side: by how much the optimiser would move each parameter."""
+        """Side: by how much the optimiser would move each parameter; the model still holds the weights before it."""
         return update
 
     def merge(self, memory: Memory, before: Tensors, after: Tensors, ctx: Context) -> Tensors:

@@ -79,7 +79,7 @@ def save_tensors(path: Path, tensors: Tensors) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors from a safetensors file, on the CPU.
+    """Tensors from a safetensors file, on the CPU, that compute as those that were saved.
 
     Raises:
         ModelError: if the file is missing, cut short or not safetensors.

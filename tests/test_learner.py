@@ -250,3 +250,27 @@ def test_a_term_that_reads_no_batch_is_computed_once_a_step_and_comes_to_the_sam
     assert flat(once) == pytest.approx(flat(each), rel=1e-9)
     both = trajectory(many, chain(Counting(), Reading()))
     assert flat(both) != pytest.approx(flat(each), rel=1e-3)
+
+
+@dataclass(frozen=True)
+class Looking(Method):
+    """Keeps what the model's weights are while a movement is proposed, and the movement."""
+
+    seen: ClassVar[list[tuple[Tensors, Tensors]]] = []
+
+    def update(self, memory: Memory, update: Tensors, ctx: Context) -> Tensors:
+        self.seen.append(({n: p.detach().double().clone() for n, p in ctx.trainable().items()}, update))
+        return update
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_movement_is_judged_at_the_weights_where_it_begins(dtype: torch.dtype) -> None:
+    Looking.seen.clear()
+    start = {n: p.detach().double().clone() for n, p in toy_model(dtype=dtype).trainable().items()}
+    trajectory(RECIPE, Looking(), dtype)
+    for weights, update in Looking.seen[:2]:
+        assert all(torch.allclose(weights[n], start[n], atol=1e-12 if dtype == torch.float64 else 1e-2) for n in start)
+        if dtype == torch.bfloat16:
+            break  # what the model holds of two steps is rounded
+        start = {n: w + update[n] for n, w in weights.items()}
+    assert any(float(u.abs().max()) > 1e-4 for u in Looking.seen[1][1].values())

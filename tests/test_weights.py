@@ -1,5 +1,6 @@
 import math
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,3 +222,16 @@ def test_unlike_weights_are_refused_by_name(operation):
         operation({"a": torch.ones(1)}, {"a": torch.ones(1), "b": torch.ones(1)})
     with pytest.raises(MethodError, match=r"a has shape \(1,\) on one side, \(2,\)"):
         operation({"a": torch.ones(1)}, {"a": torch.ones(2)})
+
+
+def test_what_is_loaded_multiplies_to_the_bits_of_what_was_saved(tmp_path: Path) -> None:
+    rng = torch.Generator().manual_seed(0)
+    saved = {f"w{i}": torch.randn(4, 63 + i, dtype=torch.float64, generator=rng) for i in range(1, 9)}
+    saved |= {f"v{i}": torch.randn(i, dtype=torch.float64, generator=rng) for i in range(1, 9)}  # they shift the rest
+    save_tensors(tmp_path / "file", saved)
+    for found in (load_tensors(tmp_path / "file"), from_bytes(to_bytes(saved))):
+        assert found.keys() == saved.keys()
+        for name, matrix in saved.items():
+            vector = torch.ones(matrix.shape[-1], dtype=torch.float64) / 3
+            assert torch.equal(found[name] @ vector, matrix @ vector)
+        assert all(tensor.data_ptr() % 64 == 0 for tensor in found.values())

@@ -17,6 +17,7 @@ from everlearn.data.render import render, render_choice, render_prompt
 from everlearn.errors import ModelError
 from everlearn.examples import Batch, Encoded, Example, Message
 from everlearn.models.activations import Lower, Store, keeps, serving
+from everlearn.models.documents import block_mask, nearly_equal, two_documents
 from everlearn.models.layers import decoder
 from everlearn.models.load import Tokenizer, identity, load
 from everlearn.models.logprobs import (
@@ -151,6 +152,14 @@ class LanguageModel:
         logits = self._logits(batch)[before].float()
         return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
 
+    def token_logits(self, batch: Batch) -> Tensor:
+        """Logit of each supervised token in row-major order, (N,), differentiable."""
+        before, targets = self._asked(batch)
+        if not self.splits_head:
+            return self._logits(batch)[before].gather(-1, targets[:, None])[:, 0]
+        found = (self.hidden(batch)[before] * self._head.weight[targets]).sum(-1)
+        return found if self._head.bias is None else found + self._head.bias[targets]
+
     def token_entropies(self, batch: Batch) -> Tensor:
         """Entropy in nats of the distribution over each supervised token, (N,), differentiable."""
         if self.splits_head:
@@ -218,19 +227,19 @@ class LanguageModel:
     @cached_property
     def splits_head(self) -> bool:
         """Whether the output embedding on the last hidden state gives exactly the model's logits."""
-        probe = _probe(packed=False, vocabulary=self._embedding.num_embeddings)
+        probe = two_documents(packed=False, vocabulary=self._embedding.num_embeddings)
         with self._probing():
             ours = nn.functional.linear(self.hidden(probe), self._head.weight, self._head.bias)
-            return _close(ours, self._logits(probe))
+            return nearly_equal(ours, self._logits(probe))
 
     @cached_property
     def packs(self) -> bool:
         """Whether documents packed in one row get the hidden states that they get alone."""
         vocabulary = self._embedding.num_embeddings
-        packed, alone = _probe(True, vocabulary), _probe(False, vocabulary)
+        packed, alone = two_documents(True, vocabulary), two_documents(False, vocabulary)
         with self._probing():
             together, apart = self.hidden(packed)[0], self.hidden(alone)
-        return _close(together[:4], apart[0, :4]) and _close(together[4:], apart[1, :6])
+        return nearly_equal(together[:4], apart[0, :4]) and nearly_equal(together[4:], apart[1, :6])
 
     @contextmanager
     def _probing(self) -> Iterator[None]:
@@ -267,38 +276,3 @@ class LanguageModel:
             mask = block_mask(segments, self._embedding.weight.dtype, batch.shared)
         positions = batch.positions.to(self.device)
         return {"input_ids": batch.tokens.to(self.device), "attention_mask": mask, "position_ids": positions}
-
-
-def block_mask(segments: Tensor, dtype: torch.dtype, shared: bool = False) -> Tensor:
-    """An additive mask that lets a token see the earlier tokens of its own document, and itself.
-
-    Args:
-        segments: (B, T) document numbers; 0 is padding.
-        dtype: of the mask.
-        shared: whether document 1 is a prompt that all others of its row continue, and see.
-
-    Returns:
-        (B, 1, T, T): 0 where attention is allowed, the dtype's lowest number elsewhere.
-    """
-    rows, columns = segments[:, :, None], segments[:, None, :]
-    seen = (rows == columns) | ((columns == 1) & (rows > 0) if shared else torch.zeros_like(rows == columns))
-    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
-    allowed = (seen & causal)[:, None]
-    return torch.zeros(allowed.shape, dtype=dtype, device=segments.device).masked_fill(~allowed, torch.finfo(dtype).min)
-
-
-def _probe(packed: bool, vocabulary: int) -> Batch:
-    tokens = torch.arange(10) * 7 % min(vocabulary, 97)
-    first = torch.arange(10) < 4
-    if packed:
-        segments, positions = torch.where(first, 1, 2), torch.where(first, torch.arange(10), torch.arange(10) - 4)
-        return Batch(tokens[None], positions[None], segments[None], torch.zeros(1, 10, dtype=torch.bool))
-    both = torch.stack([torch.cat([tokens[:4], tokens[:2]]), tokens[4:]])
-    segments = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])
-    return Batch(both, torch.arange(6).expand(2, 6), segments, torch.zeros(2, 6, dtype=torch.bool))
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Equal up to the rounding of the dtype: cosine within 1 % in half precision, 1e-4 otherwise."""
-    loose = a.dtype in (torch.bfloat16, torch.float16)
-    return bool((a.float() - b.float()).norm() <= (0.05 if loose else 1e-3) * b.float().norm())

@@ -9,7 +9,8 @@ import torch
 from everlearn.data.packing import Row, collate
 from everlearn.errors import ModelError
 from everlearn.examples import Batch, Example
-from everlearn.models.language_model import LanguageModel, block_mask
+from everlearn.models.documents import block_mask
+from everlearn.models.language_model import LanguageModel
 from everlearn.models.logprobs import divergence_from, squared_norm
 from everlearn.testing.toys import question, toy_folder, toy_model, toy_module, toy_tokenizer
 
@@ -172,3 +173,14 @@ def test_statistics_are_those_of_the_models_own_logits(capped: bool) -> None:
         found = models[0].token_statistic(given, statistic)
         assert found.requires_grad
         torch.testing.assert_close(found.double(), plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_target_logits_are_the_models_own(capped: bool) -> None:
+    model = LanguageModel(Capped().eval(), toy_tokenizer(), "capped") if capped else toy_model()
+    given = batch(model, packed=True)
+    with torch.no_grad():
+        logits = model._logits(given)[torch.roll(given.supervised, -1, dims=1)]
+    found = model.token_logits(given)
+    assert found.requires_grad
+    torch.testing.assert_close(found.detach(), logits.gather(-1, given.tokens[given.supervised][:, None])[:, 0])
