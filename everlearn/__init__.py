@@ -42,7 +42,20 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import LoRA as LoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
+    from everlearn.methods.averaging import EMA as EMA
+    from everlearn.methods.averaging import LMCocktail as LMCocktail
+    from everlearn.methods.averaging import ModelStock as ModelStock
+    from everlearn.methods.averaging import Soup as Soup
+    from everlearn.methods.averaging import WiSEFT as WiSEFT
     from everlearn.methods.replay import Replay as Replay
+    from everlearn.methods.sparse_vectors import DARE as DARE
+    from everlearn.methods.sparse_vectors import DELLA as DELLA
+    from everlearn.methods.sparse_vectors import TIES as TIES
+    from everlearn.methods.sparse_vectors import Breadcrumbs as Breadcrumbs
+    from everlearn.methods.task_vectors import OPCM as OPCM
+    from everlearn.methods.task_vectors import SLERP as SLERP
+    from everlearn.methods.task_vectors import MagMax as MagMax
+    from everlearn.methods.task_vectors import TaskArithmetic as TaskArithmetic
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
     from everlearn.metrics.likelihood import TokenLikelihood as TokenLikelihood
@@ -79,10 +92,14 @@ if TYPE_CHECKING:
 _HOME = {
     "AdamW": "everlearn.models.optim",
     "AllOf": "everlearn.registry.gates",
+    "Breadcrumbs": "everlearn.methods.sparse_vectors",
     "Choice": "everlearn.metrics.likelihood",
     "Compared": "everlearn.grid.compare",
     "Completion": "everlearn.models.sampling",
     "Context": "everlearn.method",
+    "DARE": "everlearn.methods.sparse_vectors",
+    "DELLA": "everlearn.methods.sparse_vectors",
+    "EMA": "everlearn.methods.averaging",
     "EWC": "everlearn.methods.anchors",
     "EditSimilarity": "everlearn.metrics.overlap",
     "ExactMatch": "everlearn.metrics.text",
@@ -91,16 +108,20 @@ _HOME = {
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
     "L2SP": "everlearn.methods.anchors",
+    "LMCocktail": "everlearn.methods.averaging",
     "LanguageModel": "everlearn.models.language_model",
     "Learn": "everlearn.registry.gates",
     "Learner": "everlearn.learner",
     "LoRA": "everlearn.methods.adapters",
     "LocalSampler": "everlearn.models.sampling",
+    "MagMax": "everlearn.methods.task_vectors",
     "Matrix": "everlearn.matrix",
     "Message": "everlearn.examples",
     "Method": "everlearn.method",
+    "ModelStock": "everlearn.methods.averaging",
     "NextToken": "everlearn.objectives.next_token",
     "NumericMatch": "everlearn.metrics.text",
+    "OPCM": "everlearn.methods.task_vectors",
     "PrefixMatch": "everlearn.metrics.text",
     "Processes": "everlearn.grid.executors",
     "ReasoningGym": "everlearn.metrics.text",
@@ -110,17 +131,22 @@ _HOME = {
     "RougeL": "everlearn.metrics.overlap",
     "Run": "everlearn.fold",
     "SGLangSampler": "everlearn.serve.samplers",
+    "SLERP": "everlearn.methods.task_vectors",
     "Sampler": "everlearn.models.sampling",
     "Sampling": "everlearn.models.sampling",
     "Sari": "everlearn.metrics.overlap",
     "Schedule": "everlearn.models.optim",
     "Server": "everlearn.serve.exchange",
     "Settings": "everlearn.fold",
+    "Soup": "everlearn.methods.averaging",
     "State": "everlearn.types",
     "Stream": "everlearn.types",
+    "TIES": "everlearn.methods.sparse_vectors",
+    "TaskArithmetic": "everlearn.methods.task_vectors",
     "TokenAccuracy": "everlearn.metrics.likelihood",
     "TokenLikelihood": "everlearn.metrics.likelihood",
     "VLLMSampler": "everlearn.serve.samplers",
+    "WiSEFT": "everlearn.methods.averaging",
     "audit": "everlearn.data.audit",
     "blurry": "everlearn.data.streams",
     "chain": "everlearn.method",
@@ -143,10 +169,17 @@ _HOME = {
 }
 
 __all__ = [
+    "DARE",
+    "DELLA",
+    "EMA",
     "EWC",
     "L2SP",
+    "OPCM",
+    "SLERP",
+    "TIES",
     "AdamW",
     "AllOf",
+    "Breadcrumbs",
     "Choice",
     "Compared",
     "Completion",
@@ -157,14 +190,17 @@ __all__ = [
     "Experience",
     "Grid",
     "InProcess",
+    "LMCocktail",
     "LanguageModel",
     "Learn",
     "Learner",
     "LoRA",
     "LocalSampler",
+    "MagMax",
     "Matrix",
     "Message",
     "Method",
+    "ModelStock",
     "NextToken",
     "NumericMatch",
     "PrefixMatch",
@@ -182,11 +218,14 @@ __all__ = [
     "Schedule",
     "Server",
     "Settings",
+    "Soup",
     "State",
     "Stream",
+    "TaskArithmetic",
     "TokenAccuracy",
     "TokenLikelihood",
     "VLLMSampler",
+    "WiSEFT",
     "audit",
     "blurry",
     "chain",

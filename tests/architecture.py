@@ -21,9 +21,10 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     line.split()
     for line in """
     errors examples types
-    names arguments config files weights randomness matrix statistics definitions measures sampling comparison
+    names arguments config files weights merging randomness matrix statistics definitions measures sampling comparison
     data models
     method objectives metrics
+    experts
     methods agents
     learner checkpoint evaluate registry run_folder stopping
     fold references
