@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from everlearn.errors import MethodError
 from everlearn.merging import Running, Vector, fresh, rows_of, truncated, weighted_sum
 from everlearn.method import Context, Method, Tensors
 from everlearn.models.lora import LoRALinear, adapters
@@ -145,8 +146,19 @@ def combined(ctx: Context, candidates: Sequence[Tensors], shares: Sequence[float
 
 
 def paired(ctx: Context, weights: Tensors) -> dict[str, LoRALinear]:
-    """The adapted layers both of whose factors are among the weights; one that learns alone is linear as it is."""
-    return {n: a for n, a in adapters(ctx.model.module).items() if f"{n}.A" in weights and f"{n}.B" in weights}
+    """The adapted layers both of whose factors are among the weights; one that learns alone is linear as it is.
+
+    Raises:
+        MethodError: if there are factors of another kind of adapter, which would be merged apart.
+    """
+    found = adapters(ctx.model.module)
+    both = [n.removesuffix(".A") for n in weights if n.endswith(".A") and f"{n.removesuffix('.A')}.B" in weights]
+    if unknown := [name for name in both if name not in found]:
+        raise MethodError(
+            f"{unknown[0]} ({len(unknown)} in all) has factors A and B of an adapter that merging does not know, and "
+            "factors are not merged apart; merge full weights, or with LoRA."
+        )
+    return {name: found[name] for name in both}
 
 
 def product(layer: LoRALinear, name: str, weights: Tensors) -> Tensor:

@@ -6,18 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from everlearn.errors import MethodError
 from everlearn.experts import combined, paired, product
 from everlearn.learner import Learner, learn
 from everlearn.method import Context, Method, chain
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
-from everlearn.methods.sparse_vectors import DARE, DELLA, TIES
+from everlearn.methods.sparse_vectors import DARE, DELLA, TIES, Breadcrumbs
 from everlearn.methods.task_vectors import OPCM, SLERP, MagMax, TaskArithmetic
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.lora import LoRALinear, adapters
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import State
+from everlearn.weights import pack
 
 RECIPE = Recipe(AdamW(learning_rate=1e-2), batch_size=4, length=64, tokens=4096)
 LAYER = "model.layers.0.self_attn.q_proj"
@@ -141,6 +143,33 @@ def test_memory_does_not_grow_with_experiences() -> None:
             for count in (1, 3)
         ]
         assert sizes[0] == sizes[1] > 0
+
+
+SIZES = {
+    TaskArithmetic(): 2,
+    TIES(): 5,
+    DARE(): 2,
+    Breadcrumbs(): 2,
+    DELLA(): 5,
+    MagMax(): 3,
+    OPCM(): 2,
+    ModelStock(): 3,
+}
+
+
+@pytest.mark.parametrize(("method", "numbers"), SIZES.items(), ids=str)
+def test_memory_is_as_large_as_the_docstring_says(method: Method, numbers: int) -> None:
+    # In numbers for each trained weight after three experiences; sums of weights take one more for each tensor.
+    model, state = learned(method, 3)
+    _, kept = pack(state.memory)
+    total, count = sum(p.numel() for p in model.parameters().values()), len(model.parameters())
+    assert numbers * total <= sum(t.numel() for t in kept.values()) <= numbers * total + count
+
+
+def test_factors_that_merging_does_not_know_are_not_merged_apart() -> None:
+    ctx, weights = moment(chain())
+    with pytest.raises(MethodError, match=r"other \(1 in all\) has factors A and B of an adapter"):
+        paired(ctx, {**weights, "other.A": torch.zeros(1, 2), "other.B": torch.zeros(2, 1)})
 
 
 def test_where_an_expert_begins() -> None:

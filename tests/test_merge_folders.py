@@ -44,13 +44,14 @@ RULES: list[Merging] = [
 ]
 
 
-def tuned(folder: Path, seed: int, shards: str = "5GB") -> Path:
+def tuned(folder: Path, *seeds: int, shards: str = "5GB") -> Path:
     """The toy of seed 0 with noise on its weights, saved as a model."""
     module = toy_module(0, torch.float32)
-    torch.manual_seed(seed)
     with torch.no_grad():
-        for p in module.parameters():
-            p += 0.05 * torch.randn_like(p)
+        for seed in seeds:
+            torch.manual_seed(seed)
+            for p in module.parameters():
+                p += 0.05 * torch.randn_like(p)
     module.save_pretrained(folder, max_shard_size=shards)
     toy_tokenizer().save_pretrained(folder)
     return folder
@@ -62,11 +63,12 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base and two models of it, one of them in shards."""
+    """A base and three models of it, one of them in shards."""
     root = tmp_path_factory.mktemp("models")
     toy_folder(root / "base")
     tuned(root / "a", 1)
     tuned(root / "b", 2, shards="40KB")
+    tuned(root / "c", 1, 3)  # less than a right angle from a
     assert len(list((root / "b").glob("*.safetensors"))) > 1
     return root
 
@@ -141,6 +143,41 @@ def test_versions_of_a_run_are_merged(method: Method, place: Path, tmp_path: Pat
         merge_folders(tmp_path / "p", str(place / "base"), [f"{tmp_path / 'r'}@zzz"], Soup())
     with pytest.raises(ModelError, match=r"was learned from .*base, not from"):
         merge_folders(tmp_path / "p", str(place / "a"), names, Soup())
+
+
+REFEREED: list[tuple[Merging, dict[str, object], dict[str, float]]] = [
+    (Soup(), {"merge_method": "task_arithmetic"}, {"weight": 0.5}),
+    (TaskArithmetic(scale=0.3), {"merge_method": "task_arithmetic"}, {"weight": 0.3}),
+    (TIES(density=0.5, formula="mergekit"), {"merge_method": "ties"}, {"weight": 1.0, "density": 0.5}),
+    (
+        Breadcrumbs(density=0.5, outliers=0.25, scale=1.0),
+        {"merge_method": "breadcrumbs"},
+        {"weight": 1.0, "density": 0.5, "gamma": 0.25},
+    ),
+    (ModelStock(), {"merge_method": "model_stock"}, {}),
+    (SLERP(mixing=0.3), {"merge_method": "slerp", "parameters": {"t": 0.3}}, {}),
+]
+
+
+@pytest.mark.parametrize(("rule", "method", "each"), REFEREED, ids=lambda x: type(x).__name__)
+def test_mergekit_gives_the_same_weights(
+    rule: Merging, method: dict[str, object], each: dict[str, float], place: Path, tmp_path: Path
+) -> None:
+    why = "needs mergekit, which is compared with alone: pip install 'everlearn[referees]'."
+    config, merge, options = (pytest.importorskip(f"mergekit.{m}", reason=why) for m in ("config", "merge", "options"))
+    models = [str(place / n) for n in (["a"] if isinstance(rule, SLERP) else ["a", "c"])]
+    asked = {
+        "models": [{"model": str(place / "base")}, *({"model": m, "parameters": each} for m in models)],
+        "base_model": str(place / "base"),
+        "dtype": "float32",
+    }
+    plan = config.MergeConfiguration.model_validate(asked | method)
+    merge.run_merge(plan, str(tmp_path / "theirs"), options.MergeOptions(copy_tokenizer=False))
+    merge_folders(tmp_path / "ours", str(place / "base"), models, rule)
+    ours, theirs = tensors(tmp_path / "ours"), tensors(tmp_path / "theirs")
+    assert ours.keys() <= theirs.keys()  # it writes the tied head beside the embedding
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], atol=1e-6, rtol=1e-5)
 
 
 def changed(place: Path, folder: Path, **tensor: Tensor | None) -> Path:

@@ -73,7 +73,8 @@ class ModelStock(TaskVectors):
 
     theta_0 + t mean_i tau_i for each tensor, t = k c / (1 + (k - 1) c), where c is the mean cosine between the tau of
     two of the k experts: independent experts are noise around a centre that is nearer to the base than their mean. The
-    sum of unit vectors holds c, so memory does not grow: 12 N bytes.
+    sum of unit vectors holds c, so memory does not grow: 12 N bytes. A negative c, of which the paper does not speak,
+    counts as zero and gives the base.
 
     Args:
         begins: where an expert's training begins; the paper's experts are independent: "base".
@@ -91,7 +92,7 @@ class ModelStock(TaskVectors):
         return total + block, units + (block / share.fact if share.fact else 0.0)
 
     def gather(self, folded: Iterable[tuple[str, Tensor, Running]], surveys: Sequence[Facts]) -> Facts:
-        """T / k of each tensor: the square norm of a sum of k unit vectors is k + k (k - 1) c."""
+        """For each tensor t / k: the square norm of a sum of k unit vectors is k + k (k - 1) c."""
         squares, count = dict[str, float](), len(surveys)
         for name, _, running in folded:
             squares[name] = squares.get(name, 0.0) + float((running[1].double() ** 2).sum())
@@ -203,24 +204,26 @@ class EMA(Method):
         known, moved, steps = memory["moved"], dict[str, Tensor](), memory["steps"] + 1
         layers = paired(ctx, update)
         inside = {f"{name}.{k}" for name in layers for k in "AB"}
-        moved = {n: known[n] + u if n in known else u.clone() for n, u in update.items() if n not in inside}
+        moved = {n: known[n].to(u) + u if n in known else u.clone() for n, u in update.items() if n not in inside}
         average = memory["average"]
         if steps % self.every == 0:
             rate = max(1 - self.decay, self.every / steps)
             trained = ctx.trainable()
             dense = {n: product(layer, n, trained).to(layer.A.dtype) for n, layer in layers.items()}
-            average = {n: torch.lerp(average.get(n, w), w, rate) for n, w in (moved | dense).items()}
+            average = {n: torch.lerp(average.get(n, w).to(w), w, rate) for n, w in (moved | dense).items()}
         return memory | {"steps": steps, "moved": moved, "average": average}
 
     def end(self, memory: Memory, ctx: Context) -> Memory:
         """The average as it is merged."""
         before, after = ctx.before or dict(ctx.trainable()), ctx.after or dict(ctx.trainable())
         average, layers = memory["average"], paired(ctx, after)
-        merged, lost = cut_back(layers, before, {n: average[n].double() for n in layers}) if average else ({}, 0.0)
+        dense = {n: average[n].to(before[f"{n}.B"].device).double() for n in layers if average}
+        merged, lost = cut_back(layers, before, dense) if average else ({}, 0.0)
         plain = {n: w for n, w in average.items() if n not in layers}
         return {"steps": memory["steps"], "moved": {}, "average": plain, "merged": merged, "lost": lost}
 
     def merge(self, memory: Memory, before: Tensors, after: Tensors, ctx: Context) -> Tensors:
         """The average; what was learned where there was no step to average."""
         ready, average = memory["merged"], memory["average"]
-        return {n: ready[n] if n in ready else before[n] + average[n] if n in average else w for n, w in after.items()}
+        moved = {n: before[n] + average[n].to(w) for n, w in after.items() if n in average}
+        return {n: ready[n] if n in ready else moved.get(n, w) for n, w in after.items()}
