@@ -1,8 +1,7 @@
-"""The command line: `everlearn demo | run | compare | audit | matrix | report | log | methods`.
+"""The command line: `everlearn demo | run | compare | audit | matrix | report | log | methods | merge`.
 
 Exit codes: 0 all is well; 1 an answer of no (the audit found a defect, the gate refused a version); 2 something could
-not be understood, read or done, and the message says what to do; 130 stopped by Ctrl-C, and the message says how to
-go on.
+not be understood, read or done, and the message says what to do; 130 stopped by Ctrl-C, and it says how to go on.
 
 Imports stand inside the commands so that help answers at once.
 """
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everlearn.errors import EverlearnError, Interrupted
+from everlearn.merge_command import merge
 from everlearn.options import Device, Dtype, Folder, Json, Machine, Model, Seed, Suite, Training
 
 if TYPE_CHECKING:
@@ -195,8 +195,7 @@ def report(
     from everlearn.fold import Run
     from everlearn.report import write_report
 
-    target = out or runs[0] / "report.html"
-    typer.echo(write_report({folder.name: Run(folder) for folder in runs}, target))
+    typer.echo(write_report({folder.name: Run(folder) for folder in runs}, out or runs[0] / "report.html"))
 
 
 @app.command()
@@ -224,6 +223,9 @@ def methods(as_json: Json = False) -> None:
         _print_json(rows)
     else:
         _print(plain_table(rows, "methods; combine them with commas"))
+
+
+app.command()(merge)
 
 
 @contextmanager

@@ -132,10 +132,10 @@ class _Lesson:
         self.model = self.method.params(self.memory, model)
         self.examples = self.method.data(self.memory, experience.train, self.context)
         self.forward, parameters = processes.prepare(self.model), self._parameters()
-        total = sum(p.numel() for p in model.parameters().values())
-        rate = recipe.optimiser.rate(sum(p.numel() for p in parameters.values()), total)
+        rate = recipe.optimiser.rate(*(sum(p.numel() for p in ps.values()) for ps in (parameters, model.parameters())))
         self.optimiser = Optimiser(recipe.optimiser, parameters, rate, model.embeddings())
-        self.optimiser.assign(processes.spread({n: w for n, w in state.weights.items() if n in parameters}))
+        start = self.method.start(self.memory, state.weights, self.context)
+        self.optimiser.assign(processes.spread({n: w for n, w in start.items() if n in parameters}))
         self.before = self.optimiser.values() if "merge" in self.hooks else {}
         self.at, self.saved, self.best = _Position(), time.monotonic(), dict[str, Tensor]()
 
@@ -275,11 +275,12 @@ class _Lesson:
 
     def finish(self) -> State:
         """The new version: the trained weights, merged with the old ones where the method says so."""
-        self.optimiser.assign(self.best)
-        self.memory = self.processes.same(self.method.end(self.memory, replace(self.context, step=self.at.total)))
+        self.optimiser.assign(self.best)  # none where nothing was validated
         weights: Mapping[str, Tensor] = self.processes.same(self.processes.whole(self.optimiser.values()))
+        ctx = replace(self.context, step=self.at.total, before=self.before, after=weights)
+        self.memory = self.processes.same(self.method.end(self.memory, ctx))
         if "merge" in self.hooks:
-            weights = self.method.merge(self.memory, self.before, weights, replace(self.context, step=self.at.total))
+            weights = self.method.merge(self.memory, self.before, weights, ctx)
             self.model.assign(weights)
         untouched = {n: w for n, w in self.state.weights.items() if n not in weights}
         return State(untouched | dict(weights), self.memory, (*self.state.seen, self.experience.name))

@@ -274,3 +274,36 @@ def test_a_movement_is_judged_at_the_weights_where_it_begins(dtype: torch.dtype)
             break  # what the model holds of two steps is rounded
         start = {n: w + update[n] for n, w in weights.items()}
     assert any(float(u.abs().max()) > 1e-4 for u in Looking.seen[1][1].values())
+
+
+@dataclass(frozen=True)
+class Restart(Method):
+    """Merges into zeros, remembers what was trained, and trains on from there."""
+
+    def begin(self, memory: Memory, ctx: Context) -> Memory:
+        return memory or {"last": {}}
+
+    def start(self, memory: Memory, weights: Tensors, ctx: Context) -> Tensors:
+        return {**weights, **memory["last"]}
+
+    def end(self, memory: Memory, ctx: Context) -> Memory:
+        return {"last": dict(ctx.after), "before": dict(ctx.before)}
+
+    def merge(self, memory: Memory, before: Tensors, after: Tensors, ctx: Context) -> Tensors:
+        return {name: w * 0 for name, w in after.items()}
+
+
+def test_training_starts_where_the_method_says_and_not_at_the_version() -> None:
+    learner, model = Learner("toy", Restart(), RECIPE), toy_model()
+    first = learn(learner, model, learner.start(model), LETTERS)
+    assert all(not w.any() for w in first.weights.values())
+    second = learn(learner, model, first, replace(LETTERS, name="again"))
+    assert equal(second.memory[0]["before"], first.memory[0]["last"])
+    assert all(not p.any() for p in model.trainable().values())
+
+
+def test_half_precision_hides_nothing_of_what_was_trained_from_the_end_of_an_experience() -> None:
+    learner, model = Learner("toy", Restart(), RECIPE), toy_model(dtype=torch.bfloat16)
+    state = learn(learner, model, learner.start(model), LETTERS)
+    assert {w.dtype for w in state.memory[0]["last"].values()} == {torch.float32}
+    assert any(not torch.equal(w, w.bfloat16().float()) for w in state.memory[0]["last"].values())
