@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
     from everlearn.methods.replay import Replay as Replay
+    from everlearn.methods.replay import RepresentativeReplay as RepresentativeReplay
+    from everlearn.methods.replay import SpacedReplay as SpacedReplay
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
     from everlearn.metrics.likelihood import TokenLikelihood as TokenLikelihood
@@ -106,6 +108,7 @@ _HOME = {
     "ReasoningGym": "everlearn.metrics.text",
     "Recipe": "everlearn.models.optim",
     "Replay": "everlearn.methods.replay",
+    "RepresentativeReplay": "everlearn.methods.replay",
     "Retain": "everlearn.registry.gates",
     "RougeL": "everlearn.metrics.overlap",
     "Run": "everlearn.fold",
@@ -116,6 +119,7 @@ _HOME = {
     "Schedule": "everlearn.models.optim",
     "Server": "everlearn.serve.exchange",
     "Settings": "everlearn.fold",
+    "SpacedReplay": "everlearn.methods.replay",
     "State": "everlearn.types",
     "Stream": "everlearn.types",
     "TokenAccuracy": "everlearn.metrics.likelihood",
@@ -172,6 +176,7 @@ __all__ = [
     "ReasoningGym",
     "Recipe",
     "Replay",
+    "RepresentativeReplay",
     "Retain",
     "RougeL",
     "Run",
@@ -182,6 +187,7 @@ __all__ = [
     "Schedule",
     "Server",
     "Settings",
+    "SpacedReplay",
     "State",
     "Stream",
     "TokenAccuracy",
