@@ -17,7 +17,15 @@ from everlearn.data.render import render, render_choice, render_prompt
 from everlearn.errors import ModelError
 from everlearn.examples import Batch, Encoded, Example, Message
 from everlearn.models.load import Tokenizer, identity, load
-from everlearn.models.logprobs import head_divergences, head_entropies, head_logprobs, head_scores
+from everlearn.models.logprobs import (
+    head_divergences,
+    head_entropies,
+    head_logprobs,
+    head_scores,
+    head_top,
+    head_top_distances,
+)
+from everlearn.models.top_logits import Distance, Top, top_distance, top_of
 
 
 class LanguageModel:
@@ -96,6 +104,11 @@ class LanguageModel:
             with torch.no_grad():
                 mine[name].copy_(value)
 
+    def holding(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of the weights that the parameters of their names hold, up to the rounding to their dtype."""
+        mine = self.parameters()
+        return {n: w for n, w in weights.items() if n in mine and torch.equal(w.to(mine[n]), mine[n])}
+
     @contextmanager
     def learning(self) -> Iterator[None]:
         """Training mode inside (dropout acts), evaluation mode after."""
@@ -145,6 +158,29 @@ class LanguageModel:
             fixed = reference._logits(batch)[before].float().log_softmax(-1)
         logp = self._logits(batch)[before].float().log_softmax(-1)
         return (logp.exp() * (logp - fixed)).sum(-1)
+
+    def top_logits(self, batch: Batch, count: int) -> Top:
+        """The `count` most probable tokens over each supervised token, and all others as one; no gradient."""
+        before = self._asked(batch)[0]
+        with torch.no_grad():
+            if self.splits_head:
+                return head_top(self.hidden(batch)[before], self._head.weight, self._head.bias, count)
+            return top_of(self._logits(batch)[before], count)
+
+    def top_distances(self, batch: Batch, top: Top, distance: Distance = "kl") -> Tensor:
+        """How far the distribution over each supervised token is from one that was kept, (N,), differentiable.
+
+        Args:
+            batch: what the model reads.
+            top: what was kept at the same N places, of any precision and anywhere.
+            distance: see `everlearn.models.top_logits.top_distance`.
+        """
+        before, top = self._asked(batch)[0], top.to(self.device, torch.promote_types(top.values.dtype, torch.float32))
+        if self.splits_head:
+            return head_top_distances(self.hidden(batch)[before], self._head.weight, self._head.bias, top, distance)
+        logits = self._logits(batch)[before]
+        values, slopes = top_distance(logits.detach(), top, distance)
+        return values + ((logits - logits.detach()) * slopes).sum(-1)
 
     def sample_targets(self, batch: Batch, rng: torch.Generator) -> Tensor:
         """A token drawn from the model's own distribution at the place of each supervised token, (N,)."""

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn.functional import linear
 
+from everlearn.models.top_logits import Distance, Top, top_distance, top_of
+
 CHUNK = 256
 """Positions whose logits are there at a time: 256 x 49152 are 25 MB in half precision. Larger blocks of memory go back
 to the system each time, and cost as much in page faults as they save in the matrix product."""
@@ -149,6 +151,45 @@ def head_scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Te
             scores.append(logits.gather(-1, mine[:, None])[:, 0].to(_precise(logits)) - torch.cat(norms))
             hits.append(logits.argmax(-1) == mine)
     return torch.cat(scores), torch.cat(hits)
+
+
+def head_top(hidden: Tensor, weight: Tensor, bias: Tensor | None, count: int) -> Top:
+    """The `count` most probable tokens of each position, and all others as one; no gradient.
+
+    Args:
+        hidden: (N, D) last hidden states, one position at least.
+        weight: (V, D) output embedding.
+        bias: (V,) or None.
+        count: k.
+    """
+    with torch.no_grad():
+        return Top.joined([top_of(linear(hidden[part], weight, bias), count) for part in _chunks(len(hidden))])
+
+
+def head_top_distances(hidden: Tensor, weight: Tensor, bias: Tensor | None, top: Top, distance: Distance) -> Tensor:
+    """How far each position's distribution is from one that was kept; see `everlearn.models.top_logits`.
+
+    Args:
+        hidden: (N, D) last hidden states.
+        weight: (V, D) output embedding.
+        bias: (V,) or None.
+        top: what was kept of the N positions, on the hidden states' device.
+        distance: the measure.
+
+    Returns:
+        (N,), differentiable like `head_logprobs`.
+    """
+
+    def far(logits: Tensor, part: slice) -> Tensor:
+        found, there = [], top[part]
+        for start in range(0, len(logits), ROWS):
+            rows = logits[start : start + ROWS]
+            values, slopes = top_distance(rows, there[start : start + ROWS], distance)
+            found.append(values)
+            rows.copy_(slopes)
+        return torch.cat(found)
+
+    return _Head.apply(hidden, weight, bias, far)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _chunks(count: int) -> list[slice]:

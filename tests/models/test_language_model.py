@@ -151,3 +151,31 @@ def test_entropies_and_divergences_are_those_of_the_models_own_logits(capped: bo
     torch.testing.assert_close(divergences.double(), (logp.exp() * (logp - logq)).sum(-1), rtol=1e-4, atol=1e-6)
     same = models[0].token_divergences(given, models[0])
     torch.testing.assert_close(same.detach(), torch.zeros_like(same), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_distances_from_what_was_kept_are_those_of_the_models_own_logits(capped: bool) -> None:
+    models = [LanguageModel(Capped() if capped else toy_module(seed), toy_tokenizer(), "toy") for seed in (0, 1)]
+    models[1].module.load_state_dict({n: 1.1 * p for n, p in models[1].module.state_dict().items()})
+    given = batch(models[0], packed=True)
+    before = torch.roll(given.supervised, -1, dims=1)
+    top = models[1].top_logits(given, 3)
+    logits = models[0]._logits(given)[before]
+    q = logits.softmax(-1).gather(-1, top.ids.long())
+    q, p = torch.cat([q, 1 - q.sum(-1, keepdim=True)], -1), top.values[:, :4].exp()
+    plain = (p * (p / q).log()).sum(-1)
+    found = models[0].top_distances(given, top)
+    torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-12)
+    leaves = list(models[0].trainable().values())
+    grads = [torch.autograd.grad(v.mean(), leaves, allow_unused=True) for v in (found, plain)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
+    assert float(models[1].top_distances(given, top).detach().abs().max()) < 1e-12
+
+
+def test_a_model_says_which_weights_it_holds() -> None:
+    model = toy_model(dtype=torch.bfloat16)
+    norm, head = "model.norm.weight", "lm_head.weight"
+    fine = model.parameters()[norm].detach().float() + 1e-5
+    assert set(model.holding({norm: fine, "nowhere": fine})) == {norm}
+    assert model.holding({norm: fine + 1}) == model.holding({head: fine}) == {}
