@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import LoRA as LoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
+    from everlearn.methods.dark_replay import DER as DER
+    from everlearn.methods.dark_replay import DERPP as DERPP
     from everlearn.methods.replay import Replay as Replay
     from everlearn.methods.replay import RepresentativeReplay as RepresentativeReplay
     from everlearn.methods.replay import SpacedReplay as SpacedReplay
@@ -85,6 +87,8 @@ _HOME = {
     "Compared": "everlearn.grid.compare",
     "Completion": "everlearn.models.sampling",
     "Context": "everlearn.method",
+    "DER": "everlearn.methods.dark_replay",
+    "DERPP": "everlearn.methods.dark_replay",
     "EWC": "everlearn.methods.anchors",
     "EditSimilarity": "everlearn.metrics.overlap",
     "ExactMatch": "everlearn.metrics.text",
@@ -147,6 +151,8 @@ _HOME = {
 }
 
 __all__ = [
+    "DER",
+    "DERPP",
     "EWC",
     "L2SP",
     "AdamW",
