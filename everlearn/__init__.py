@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from everlearn.methods.anchors import L2SP as L2SP
     from everlearn.methods.dark_replay import DER as DER
     from everlearn.methods.dark_replay import DERPP as DERPP
+    from everlearn.methods.interference import GSS as GSS
+    from everlearn.methods.interference import MIR as MIR
     from everlearn.methods.replay import Replay as Replay
     from everlearn.methods.replay import RepresentativeReplay as RepresentativeReplay
     from everlearn.methods.replay import SpacedReplay as SpacedReplay
@@ -94,6 +96,7 @@ _HOME = {
     "ExactMatch": "everlearn.metrics.text",
     "Example": "everlearn.examples",
     "Experience": "everlearn.types",
+    "GSS": "everlearn.methods.interference",
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
     "L2SP": "everlearn.methods.anchors",
@@ -102,6 +105,7 @@ _HOME = {
     "Learner": "everlearn.learner",
     "LoRA": "everlearn.methods.adapters",
     "LocalSampler": "everlearn.models.sampling",
+    "MIR": "everlearn.methods.interference",
     "Matrix": "everlearn.matrix",
     "Message": "everlearn.examples",
     "Method": "everlearn.method",
@@ -154,7 +158,9 @@ __all__ = [
     "DER",
     "DERPP",
     "EWC",
+    "GSS",
     "L2SP",
+    "MIR",
     "AdamW",
     "AllOf",
     "Choice",

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,28 @@ def norm(weights: Tensors) -> float:
         for w in weights.values()
     ]
     return math.hypot(*lengths)
+
+
+@contextmanager
+def holding(parameters: Tensors, values: Tensors) -> Iterator[None]:
+    """Inside, parameters hold other values, cast to their dtype; afterwards they hold their own again, bit for bit.
+
+    Args:
+        parameters: of a live model, by name; a graph that was made before cannot be followed backwards any more.
+        values: by the same names, for some or all of them.
+    """
+    own = {name: parameters[name].detach().clone() for name in values}
+    try:
+        _copy(values, parameters)
+        yield
+    finally:
+        _copy(own, parameters)
+
+
+def _copy(values: Tensors, parameters: Tensors) -> None:
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

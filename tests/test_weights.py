@@ -1,5 +1,6 @@
 import math
 from collections import namedtuple
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from everlearn.weights import (
     add,
     equal,
     from_bytes,
+    holding,
     interpolate,
     load_tensors,
     norm,
@@ -213,3 +215,14 @@ def test_unlike_weights_are_refused_by_name(operation):
         operation({"a": torch.ones(1)}, {"a": torch.ones(1), "b": torch.ones(1)})
     with pytest.raises(MethodError, match=r"a has shape \(1,\) on one side, \(2,\)"):
         operation({"a": torch.ones(1)}, {"a": torch.ones(2)})
+
+
+def test_parameters_hold_other_values_for_a_while() -> None:
+    own = torch.tensor([1.0, float("nan"), -0.0], dtype=torch.bfloat16)
+    parameters = {"a": own.clone().requires_grad_(), "b": torch.ones(2, requires_grad=True)}
+    with suppress(ZeroDivisionError), holding(parameters, {"a": torch.tensor([2.0, 3.0, 4.0])}):
+        assert parameters["a"].tolist() == [2.0, 3.0, 4.0]
+        assert parameters["b"].tolist() == [1.0, 1.0]
+        raise ZeroDivisionError
+    assert torch.equal(parameters["a"].detach().view(torch.int16), own.view(torch.int16))
+    assert parameters["a"].grad is None
