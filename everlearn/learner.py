@@ -143,14 +143,16 @@ class _Lesson:
         self.context = Context(model, experience, plan, learner.seed, len(state.seen))
         torch.manual_seed(self.base)
         model = self.method.params(state.memory, model)
+        held = model.holding(state.weights)
         self.memory = processes.same(self.method.begin(state.memory, self.context))
-        self.model = self.method.params(self.memory, model)
+        self.model = model = self.method.params(self.memory, model)
+        kept = state.weights.keys() - (held.keys() - model.holding(held).keys())  # what `params` has moved stays there
         self.examples = self.method.data(self.memory, experience.train, self.context)
         self.forward, parameters = processes.prepare(self.model), self._parameters()
         total = sum(p.numel() for p in model.parameters().values())
         rate = recipe.optimiser.rate(sum(p.numel() for p in parameters.values()), total)
         self.optimiser = Optimiser(recipe.optimiser, parameters, rate, model.embeddings())
-        self.optimiser.assign(processes.spread({n: w for n, w in state.weights.items() if n in parameters}))
+        self.optimiser.assign(processes.spread({n: state.weights[n] for n in parameters if n in kept}))
         self.before = self.optimiser.values() if "merge" in self.hooks else {}
         self.at, self.saved, self.best = _Position(), time.monotonic(), dict[str, Tensor]()
 
@@ -252,8 +254,7 @@ class _Lesson:
 
     def _validate(self, before: float) -> None:
         """Measure the validation loss when the progress crosses the next mark, and remember the best weights."""
-        marks = self.recipe.validations
-        crossed = int(before * marks) < int(self.at.progress * marks)
+        crossed = int(before * self.recipe.validations) < int(self.at.progress * self.recipe.validations)
         if self.recipe.patience is None or not crossed or not len(self.experience.validation):
             return
         with torch.no_grad():
@@ -282,10 +283,9 @@ class _Lesson:
     def resume(self) -> None:
         """Go on from the checkpoint, where there is one of this experience."""
         work = find(self.watch.checkpoint, self.base, self.processes)
-        if work is None:
-            return
-        self.at, self.memory, self.best = _Position(**work["position"]), work["memory"], work["best"]
-        self.optimiser.load_state(work["optimiser"])
+        if work is not None:
+            self.at, self.memory, self.best = _Position(**work["position"]), work["memory"], work["best"]
+            self.optimiser.load_state(work["optimiser"])
 
     def finish(self) -> State:
         """The new version: the trained weights, merged with the old ones where the method says so."""

@@ -12,6 +12,7 @@ from everlearn.errors import ConfigError, Interrupted, ModelError
 from everlearn.examples import Batch
 from everlearn.learner import Learner, Watch, learn
 from everlearn.method import Context, Method, Tensors, chain
+from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe, Schedule
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Experience, Memory, Model, State
@@ -249,3 +250,35 @@ def test_a_term_that_reads_no_batch_is_computed_once_a_step_and_comes_to_the_sam
     assert flat(once) == pytest.approx(flat(each), rel=1e-9)
     both = trajectory(many, chain(Counting(), Reading()))
     assert flat(both) != pytest.approx(flat(each), rel=1e-3)
+
+
+@dataclass(frozen=True)
+class Restart(Method):
+    """Sets the last norm to one when an experience begins, and ends where training began."""
+
+    def init(self, model: LanguageModel) -> Memory:
+        return 0
+
+    def begin(self, memory: Memory, ctx: Context) -> Memory:
+        return ctx.seen
+
+    def end(self, memory: Memory, ctx: Context) -> Memory:
+        return 0
+
+    def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
+        if memory:
+            model.assign({"model.norm.weight": torch.ones(32)})
+        return model
+
+    def merge(self, memory: Memory, before: Tensors, after: Tensors, ctx: Context) -> Tensors:
+        return before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_what_params_moves_is_learned_from_there_and_all_else_from_the_state(dtype: torch.dtype) -> None:
+    learner, model = Learner("toy", Restart(), RECIPE), toy_model(dtype=dtype)
+    fine = torch.promote_types(dtype, torch.float32)
+    weights = {n: p.detach().to(fine) * 1.011 for n, p in model.parameters().items()}
+    model.assign(weights)
+    learned = learn(learner, model, State(weights, [0], ("cats",)), LETTERS).weights
+    assert equal(learned, weights | {"model.norm.weight": torch.ones(32, dtype=fine)})

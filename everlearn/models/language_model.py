@@ -105,9 +105,12 @@ class LanguageModel:
                 mine[name].copy_(value)
 
     def holding(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Those of the weights that the parameters of their names hold, up to the rounding to their dtype."""
-        mine = self.parameters()
-        return {n: w for n, w in weights.items() if n in mine and torch.equal(w.to(mine[n]), mine[n])}
+        """Those of the weights that the parameters of their names hold, up to the rounding to their dtype.
+
+        A parameter of which this process has a part is not looked at: it counts as holding its weight.
+        """
+        mine = {n: p.data for n, p in self.parameters().items() if n in weights}
+        return {n: weights[n] for n, p in mine.items() if type(p) is not Tensor or torch.equal(weights[n].to(p), p)}
 
     @contextmanager
     def learning(self) -> Iterator[None]:
