@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from everlearn.methods.anchors import L2SP as L2SP
     from everlearn.methods.dark_replay import DER as DER
     from everlearn.methods.dark_replay import DERPP as DERPP
+    from everlearn.methods.gdumb import GDumb as GDumb
     from everlearn.methods.interference import GSS as GSS
     from everlearn.methods.interference import MIR as MIR
     from everlearn.methods.replay import Replay as Replay
@@ -96,6 +97,7 @@ _HOME = {
     "ExactMatch": "everlearn.metrics.text",
     "Example": "everlearn.examples",
     "Experience": "everlearn.types",
+    "GDumb": "everlearn.methods.gdumb",
     "GSS": "everlearn.methods.interference",
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
@@ -171,6 +173,7 @@ __all__ = [
     "ExactMatch",
     "Example",
     "Experience",
+    "GDumb",
     "Grid",
     "InProcess",
     "LanguageModel",
