@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from everlearn.methods.gdumb import GDumb as GDumb
     from everlearn.methods.interference import GSS as GSS
     from everlearn.methods.interference import MIR as MIR
+    from everlearn.methods.rehearsal import LAMOL as LAMOL
+    from everlearn.methods.rehearsal import SSR as SSR
     from everlearn.methods.replay import Replay as Replay
     from everlearn.methods.replay import RepresentativeReplay as RepresentativeReplay
     from everlearn.methods.replay import SpacedReplay as SpacedReplay
@@ -102,6 +104,7 @@ _HOME = {
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
     "L2SP": "everlearn.methods.anchors",
+    "LAMOL": "everlearn.methods.rehearsal",
     "LanguageModel": "everlearn.models.language_model",
     "Learn": "everlearn.registry.gates",
     "Learner": "everlearn.learner",
@@ -123,6 +126,7 @@ _HOME = {
     "RougeL": "everlearn.metrics.overlap",
     "Run": "everlearn.fold",
     "SGLangSampler": "everlearn.serve.samplers",
+    "SSR": "everlearn.methods.rehearsal",
     "Sampler": "everlearn.models.sampling",
     "Sampling": "everlearn.models.sampling",
     "Sari": "everlearn.metrics.overlap",
@@ -162,7 +166,9 @@ __all__ = [
     "EWC",
     "GSS",
     "L2SP",
+    "LAMOL",
     "MIR",
+    "SSR",
     "AdamW",
     "AllOf",
     "Choice",

@@ -46,19 +46,47 @@ def representatives(features: Tensor, count: int, rounds: int = 20) -> list[int]
         rounds: most times that the centres are moved.
     """
     points = features.double()
-    count = min(count, len(points))
-    if not count:
+    if not min(count, len(points)):
         return []
+    return _nearest(torch.cdist(points, _centres(points, min(count, len(points)), rounds)))
+
+
+def proportional(features: Tensor, clusters: int, count: int, rounds: int = 20) -> list[int]:
+    """From each cluster of k-means as large a share as it has of all, what is nearest to its centre first.
+
+    The order is that of (rank in the cluster - 1/2) / size of the cluster, so that any beginning of it is divided among
+    the clusters in proportion, as seats are among parties by Sainte-Lague's rule.
+
+    Args:
+        features: (N, D).
+        clusters: N at most.
+        count: how many to take; N at most are.
+        rounds: most times that the centres are moved.
+    """
+    points = features.double()
+    if not min(count, len(points)):
+        return []
+    distances = torch.cdist(points, _centres(points, min(clusters, len(points)), rounds))
+    places = torch.zeros(len(points), dtype=torch.float64)
+    for cluster in range(distances.shape[1]):
+        mine = (distances.argmin(1) == cluster).nonzero()[:, 0]
+        order = mine[distances[mine, cluster].argsort(stable=True)]
+        places[order] = (torch.arange(len(order)) + 0.5).double() / max(len(order), 1)
+    return [int(i) for i in places.argsort(stable=True)[:count]]
+
+
+def _centres(points: Tensor, count: int, rounds: int) -> Tensor:
+    """The centres of k-means by Lloyd's rule, (count, D); one that loses all its points stays where it is."""
     centres = points[_spread(points, count)]
     for _ in range(rounds):
         nearest = torch.cdist(points, centres).argmin(1)
-        sizes = torch.bincount(nearest, minlength=count)
+        sizes = torch.bincount(nearest, minlength=count)[:, None]
         sums = torch.zeros_like(centres).index_add_(0, nearest, points)
-        moved = torch.where(sizes[:, None] > 0, sums / sizes.clamp_min(1)[:, None], centres)
+        moved = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
         if torch.equal(moved, centres):
             break
         centres = moved
-    return _nearest(torch.cdist(points, centres))
+    return centres
 
 
 def _spread(points: Tensor, count: int) -> list[int]:

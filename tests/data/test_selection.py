@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from everlearn.data.selection import Formula, herd, representatives
+from everlearn.data.selection import Formula, herd, proportional, representatives
 
 
 def test_herding_by_hand() -> None:
@@ -43,3 +43,13 @@ def test_as_many_clusters_as_points_are_all_points() -> None:
     assert sorted(representatives(points, 7)) == sorted(representatives(points, 20)) == list(range(7))
     assert sorted(representatives(torch.ones(5, 2), 5)) == list(range(5))
     assert representatives(points, 0) == []
+
+
+def test_clusters_have_a_share_by_their_size() -> None:
+    # Clusters of 6 around 0 and of 3 around 10 on a line, the nearest to the centre first: 0, 1, ... and 6, 7, 8.
+    line = torch.tensor([0.0, -0.1, 0.2, -0.3, 0.4, -0.5, 10.0, 10.1, 9.7])
+    # (rank - 1/2) / size: 1/12, 3/12, 5/12, ... and 1/6, 3/6, 5/6.
+    assert proportional(line[:, None], 2, 3) == [0, 6, 1]
+    assert proportional(line[:, None], 2, 6) == [0, 6, 1, 2, 7, 3]
+    assert sorted(proportional(line[:, None], 2, 99)) == list(range(9))
+    assert proportional(line[:, None], 2, 0) == []
