@@ -8,7 +8,8 @@ examples numbered s b to (s + 1) b of a random order are offered, where b is the
 are taken are stored with what the model answers at that moment. The papers' code offers the examples of the step
 itself, each epoch anew, with its answer from before the step: a method sees no batch when it may change its memory, so
 that here each example of an experience is offered once, in an order of its own; what the steps do not reach is offered
-at the end. Of a document longer than a row the first `length` tokens are stored.
+at the end. As in the paper, examples of the present experience are replayed too, once they are stored. Of a document
+longer than a row the first `length` tokens are stored. Looking at each step costs two copies of what learns.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
