@@ -35,13 +35,17 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import LoRA
     from everlearn.methods.anchors import EWC, L2SP
     from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
+    from everlearn.methods.dark_replay import DER, DERPP
     from everlearn.methods.distillation import LwF, NewInputsKL, OldInputsKL
     from everlearn.methods.freezing import Freeze
+    from everlearn.methods.gdumb import GDumb
     from everlearn.methods.growth import BlockExpansion, DepthSplice
     from everlearn.methods.importance import MAS, SI, RWalk
+    from everlearn.methods.interference import GSS, MIR
     from everlearn.methods.projection import AGEM, GEM
     from everlearn.methods.pruning import FAPM, PackNet, SparseMovement
-    from everlearn.methods.replay import Replay
+    from everlearn.methods.rehearsal import LAMOL, SSR
+    from everlearn.methods.replay import Replay, RepresentativeReplay, SpacedReplay
     from everlearn.methods.soft_masks import SoftMask
     from everlearn.methods.sparse_vectors import DARE, DELLA, TIES, Breadcrumbs
     from everlearn.methods.subspaces import GPM, OGD, OSF
@@ -78,13 +82,17 @@ _HOMES = {
     "everlearn.methods.adapters": "LoRA",
     "everlearn.methods.anchors": "EWC L2SP",
     "everlearn.methods.averaging": "EMA LMCocktail ModelStock Soup WiSEFT",
+    "everlearn.methods.dark_replay": "DER DERPP",
     "everlearn.methods.distillation": "LwF NewInputsKL OldInputsKL",
     "everlearn.methods.freezing": "Freeze",
+    "everlearn.methods.gdumb": "GDumb",
     "everlearn.methods.growth": "BlockExpansion DepthSplice",
     "everlearn.methods.importance": "MAS RWalk SI",
+    "everlearn.methods.interference": "GSS MIR",
     "everlearn.methods.projection": "AGEM GEM",
     "everlearn.methods.pruning": "FAPM PackNet SparseMovement",
-    "everlearn.methods.replay": "Replay",
+    "everlearn.methods.rehearsal": "LAMOL SSR",
+    "everlearn.methods.replay": "Replay RepresentativeReplay SpacedReplay",
     "everlearn.methods.soft_masks": "SoftMask",
     "everlearn.methods.sparse_vectors": "Breadcrumbs DARE DELLA TIES",
     "everlearn.methods.subspaces": "GPM OGD OSF",
@@ -111,18 +119,24 @@ __all__ = [
     "AGEM",
     "DARE",
     "DELLA",
+    "DER",
+    "DERPP",
     "EMA",
     "EWC",
     "FAPM",
     "GEM",
     "GPM",
+    "GSS",
     "L2SP",
+    "LAMOL",
     "MAS",
+    "MIR",
     "OGD",
     "OPCM",
     "OSF",
     "SI",
     "SLERP",
+    "SSR",
     "TIES",
     "AdamW",
     "AllOf",
@@ -139,6 +153,7 @@ __all__ = [
     "Example",
     "Experience",
     "Freeze",
+    "GDumb",
     "Grid",
     "InProcess",
     "LMCocktail",
@@ -164,6 +179,7 @@ __all__ = [
     "ReasoningGym",
     "Recipe",
     "Replay",
+    "RepresentativeReplay",
     "Retain",
     "RougeL",
     "Run",
@@ -176,6 +192,7 @@ __all__ = [
     "Settings",
     "SoftMask",
     "Soup",
+    "SpacedReplay",
     "SparseMovement",
     "State",
     "Stream",

@@ -238,8 +238,7 @@ class _Lesson:
 
     def _validate(self, before: float) -> None:
         """Measure the validation loss when the progress crosses the next mark, and remember the best weights."""
-        marks = self.recipe.validations
-        crossed = int(before * marks) < int(self.at.progress * marks)
+        crossed = int(before * self.recipe.validations) < int(self.at.progress * self.recipe.validations)
         if self.recipe.patience is None or not crossed or not len(self.experience.validation):
             return
         with torch.no_grad():
@@ -268,10 +267,9 @@ class _Lesson:
     def resume(self) -> None:
         """Go on from the checkpoint, where there is one of this experience."""
         work = find(self.watch.checkpoint, self.base, self.processes)
-        if work is None:
-            return
-        self.at, self.memory, self.best = _Position(**work["position"]), work["memory"], work["best"]
-        self.optimiser.load_state(work["optimiser"])
+        if work is not None:
+            self.at, self.memory, self.best = _Position(**work["position"]), work["memory"], work["best"]
+            self.optimiser.load_state(work["optimiser"])
 
     def finish(self) -> State:
         """The new version: the trained weights, merged with the old ones where the method says so."""

@@ -1,6 +1,6 @@
 """From examples in tokens to padded rows, and from rows to batches, with no attention across documents."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,3 +95,21 @@ def collate(rows: Sequence[Row], shared: bool = False) -> Batch:
             supervised[b, at] = False
             at = end
     return Batch(tokens, positions, segments, supervised, tuple(x for row in rows for x in row.examples), shared)
+
+
+def rows_alone(
+    documents: Sequence[tuple[Encoded, Example]], length: int, tokens: int
+) -> Iterator[tuple[list[int], Batch]]:
+    """Each document in a row of its own, cut to its first `length` tokens, in batches of at most `tokens` tokens.
+
+    Args:
+        documents: what to lay out, with the examples they came from.
+        length: longest row, in tokens.
+        tokens: most tokens of a batch, padding counted; one row at least.
+
+    Yields:
+        The indices of a batch's documents, by row, and the batch.
+    """
+    rows = [Row((Encoded(e.tokens[:length], e.supervised[:length]),), (x,)) for e, x in documents]
+    for group in split_by_tokens(rows, tokens):
+        yield group, collate([rows[i] for i in group])

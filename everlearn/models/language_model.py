@@ -192,7 +192,8 @@ class LanguageModel:
         before = self._asked(batch)[0]
         if self.splits_head:
             return head_statistic(self.hidden(batch)[before], self._head.weight, self._head.bias, statistic)
-        return dense_statistic(self._logits(batch)[before].float(), statistic)
+        logits = self._logits(batch)[before]
+        return dense_statistic(logits.to(torch.promote_types(logits.dtype, torch.float32)), statistic)
 
     def said(self, batch: Batch) -> Said:
         """What the model says over each supervised token, to hold another version against; no gradient."""
@@ -200,7 +201,8 @@ class LanguageModel:
         with torch.no_grad():
             if self.splits_head:
                 return Said(self.hidden(batch)[before], self._head.weight, self._head.bias)
-            return Said(self._logits(batch)[before].float())
+            logits = self._logits(batch)[before]
+            return Said(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
     def sample_targets(self, batch: Batch, rng: torch.Generator) -> Tensor:
         """A token drawn from the model's own distribution at the place of each supervised token, (N,)."""

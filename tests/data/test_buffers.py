@@ -4,7 +4,7 @@ from collections import Counter
 
 import torch
 
-from everlearn.data.buffers import balanced_keep, reservoir_keep
+from everlearn.data.buffers import balanced_keep, grouped_keep, reservoir_keep, rooms, turns
 
 CHI_SQUARE_19_AT_999 = 43.82
 """Upper 0.1 % point of the chi-square distribution with 19 degrees of freedom."""
@@ -53,3 +53,23 @@ def test_a_reservoir_is_algorithm_r_draw_by_draw() -> None:
 def test_a_new_experience_under_an_old_name_shares_its_room() -> None:
     kept = balanced_keep(["a"] * 3 + ["b"] * 3, "a", 3, 12, torch.Generator())
     assert kept == [(True, 3), (True, 4), (True, 5), (True, 0), (True, 1), (True, 2), *((False, i) for i in range(3))]
+
+
+def test_rooms_are_equal_but_for_what_small_groups_leave_over() -> None:
+    assert rooms({"a": 10, "b": 1, "c": 10}, 8) == {"b": 1, "a": 3, "c": 4}
+    assert rooms({"a": 1, "b": 2}, 8) == {"a": 1, "b": 2}
+    assert sum(rooms(dict.fromkeys("abcde", 3), 2).values()) == 2
+    assert rooms({}, 3) == {}
+
+
+def test_a_group_without_new_members_keeps_its_first_rows() -> None:
+    kept = grouped_keep(["a", "b", "a", "a", "b"], ["b", "c"], 5, lambda members, room: members[-room:])
+    # Rooms: c has one and needs it; a and b share four. Of b's two old and one new, the last two are chosen.
+    assert kept == [(False, 1), (True, 0), (True, 2), (True, 4), (False, 0)]
+
+
+def test_stored_rows_are_used_up_before_they_are_used_again() -> None:
+    drawn = list(turns(3, 7, torch.Generator().manual_seed(0)))
+    assert sorted(drawn[:3]) == sorted(drawn[3:6]) == [0, 1, 2]
+    assert len(drawn) == 7
+    assert list(turns(3, 0, torch.Generator())) == []

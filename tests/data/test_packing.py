@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everlearn.data.packing import Row, collate, pack, split_by_tokens, windows
+from everlearn.data.packing import Row, collate, pack, rows_alone, split_by_tokens, windows
 from everlearn.examples import Encoded, Example
 
 EXAMPLE = Example(text="x")
@@ -51,3 +51,10 @@ def test_a_batch_by_hand() -> None:
 def test_branches_go_on_where_their_prompt_ends() -> None:
     batch = collate([Row((document(2), document(3), document(2)))], shared=True)
     assert batch.positions.tolist() == [[0, 1, 2, 3, 4, 2, 3]]
+
+
+def test_documents_alone_are_cut_and_say_which_they_are() -> None:
+    found = list(rows_alone([(document(n), EXAMPLE) for n in (3, 9, 4)], length=5, tokens=8))
+    assert [group for group, _ in found] == [[1], [2, 0]]
+    assert found[0][1].tokens.tolist() == [[0, 1, 2, 3, 4]]
+    assert found[1][1].supervised.tolist() == [[False, True, True, True], [False, True, True, False]]

@@ -12,6 +12,7 @@ from everlearn.examples import Batch, Example
 from everlearn.models.documents import block_mask
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.logprobs import divergence_from, squared_norm
+from everlearn.models.top_logits import distance_from, top_said
 from everlearn.testing.toys import question, toy_folder, toy_model, toy_module, toy_tokenizer
 
 DOCUMENTS = [Example(text=t) for t in ("the cat sat on the mat.", "a dog", "no, not again")]
@@ -184,3 +185,23 @@ def test_target_logits_are_the_models_own(capped: bool) -> None:
     found = model.token_logits(given)
     assert found.requires_grad
     torch.testing.assert_close(found.detach(), logits.gather(-1, given.tokens[given.supervised][:, None])[:, 0])
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_distances_from_what_was_kept_are_those_of_the_models_own_logits(capped: bool) -> None:
+    models = [LanguageModel(Capped() if capped else toy_module(seed), toy_tokenizer(), "toy") for seed in (0, 1)]
+    models[1].module.load_state_dict({n: 1.1 * p for n, p in models[1].module.state_dict().items()})
+    given = batch(models[0], packed=True)
+    before = torch.roll(given.supervised, -1, dims=1)
+    top = top_said(models[1].said(given), 3)
+    logits = models[0]._logits(given)[before]
+    q = logits.softmax(-1).gather(-1, top.ids.long())
+    q, p = torch.cat([q, 1 - q.sum(-1, keepdim=True)], -1), top.values[:, :4].exp()
+    plain = (p * (p / q).log()).sum(-1)
+    found = models[0].token_statistic(given, distance_from(top, "kl"))
+    torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-12)
+    leaves = list(models[0].trainable().values())
+    grads = [torch.autograd.grad(v.mean(), leaves, allow_unused=True) for v in (found, plain)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-12)
+    assert float(models[1].token_statistic(given, distance_from(top, "kl")).detach().abs().max()) < 1e-12
