@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import RSLoRA as RSLoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
+    from everlearn.methods.incremental import IncLoRA as IncLoRA
+    from everlearn.methods.incremental import SDLoRA as SDLoRA
+    from everlearn.methods.orthogonal import NLoRA as NLoRA
+    from everlearn.methods.orthogonal import OLoRA as OLoRA
+    from everlearn.methods.orthogonal import SelfRegularizedCLoRA as SelfRegularizedCLoRA
     from everlearn.methods.replay import Replay as Replay
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
@@ -93,6 +98,7 @@ _HOME = {
     "Experience": "everlearn.types",
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
+    "IncLoRA": "everlearn.methods.incremental",
     "L2SP": "everlearn.methods.anchors",
     "LanguageModel": "everlearn.models.language_model",
     "Learn": "everlearn.registry.gates",
@@ -102,8 +108,10 @@ _HOME = {
     "Matrix": "everlearn.matrix",
     "Message": "everlearn.examples",
     "Method": "everlearn.method",
+    "NLoRA": "everlearn.methods.orthogonal",
     "NextToken": "everlearn.objectives.next_token",
     "NumericMatch": "everlearn.metrics.text",
+    "OLoRA": "everlearn.methods.orthogonal",
     "PrefixMatch": "everlearn.metrics.text",
     "Processes": "everlearn.grid.executors",
     "RSLoRA": "everlearn.methods.adapters",
@@ -113,11 +121,13 @@ _HOME = {
     "Retain": "everlearn.registry.gates",
     "RougeL": "everlearn.metrics.overlap",
     "Run": "everlearn.fold",
+    "SDLoRA": "everlearn.methods.incremental",
     "SGLangSampler": "everlearn.serve.samplers",
     "Sampler": "everlearn.models.sampling",
     "Sampling": "everlearn.models.sampling",
     "Sari": "everlearn.metrics.overlap",
     "Schedule": "everlearn.models.optim",
+    "SelfRegularizedCLoRA": "everlearn.methods.orthogonal",
     "Server": "everlearn.serve.exchange",
     "Settings": "everlearn.fold",
     "State": "everlearn.types",
@@ -162,6 +172,7 @@ __all__ = [
     "Experience",
     "Grid",
     "InProcess",
+    "IncLoRA",
     "LanguageModel",
     "Learn",
     "Learner",
@@ -170,8 +181,10 @@ __all__ = [
     "Matrix",
     "Message",
     "Method",
+    "NLoRA",
     "NextToken",
     "NumericMatch",
+    "OLoRA",
     "PrefixMatch",
     "Processes",
     "RSLoRA",
@@ -181,11 +194,13 @@ __all__ = [
     "Retain",
     "RougeL",
     "Run",
+    "SDLoRA",
     "SGLangSampler",
     "Sampler",
     "Sampling",
     "Sari",
     "Schedule",
+    "SelfRegularizedCLoRA",
     "Server",
     "Settings",
     "State",
