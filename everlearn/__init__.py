@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from everlearn.methods.anchors import L2SP as L2SP
     from everlearn.methods.incremental import IncLoRA as IncLoRA
     from everlearn.methods.incremental import SDLoRA as SDLoRA
+    from everlearn.methods.inflora import InfLoRA as InfLoRA
     from everlearn.methods.orthogonal import NLoRA as NLoRA
     from everlearn.methods.orthogonal import OLoRA as OLoRA
     from everlearn.methods.orthogonal import SelfRegularizedCLoRA as SelfRegularizedCLoRA
@@ -99,6 +100,7 @@ _HOME = {
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
     "IncLoRA": "everlearn.methods.incremental",
+    "InfLoRA": "everlearn.methods.inflora",
     "L2SP": "everlearn.methods.anchors",
     "LanguageModel": "everlearn.models.language_model",
     "Learn": "everlearn.registry.gates",
@@ -173,6 +175,7 @@ __all__ = [
     "Grid",
     "InProcess",
     "IncLoRA",
+    "InfLoRA",
     "LanguageModel",
     "Learn",
     "Learner",
