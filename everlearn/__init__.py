@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from everlearn.methods.orthogonal import OLoRA as OLoRA
     from everlearn.methods.orthogonal import SelfRegularizedCLoRA as SelfRegularizedCLoRA
     from everlearn.methods.replay import Replay as Replay
+    from everlearn.methods.shared import SLAO as SLAO
+    from everlearn.methods.shared import RoutingCLoRA as RoutingCLoRA
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
     from everlearn.metrics.likelihood import TokenLikelihood as TokenLikelihood
@@ -122,9 +124,11 @@ _HOME = {
     "Replay": "everlearn.methods.replay",
     "Retain": "everlearn.registry.gates",
     "RougeL": "everlearn.metrics.overlap",
+    "RoutingCLoRA": "everlearn.methods.shared",
     "Run": "everlearn.fold",
     "SDLoRA": "everlearn.methods.incremental",
     "SGLangSampler": "everlearn.serve.samplers",
+    "SLAO": "everlearn.methods.shared",
     "Sampler": "everlearn.models.sampling",
     "Sampling": "everlearn.models.sampling",
     "Sari": "everlearn.metrics.overlap",
@@ -161,6 +165,7 @@ _HOME = {
 __all__ = [
     "EWC",
     "L2SP",
+    "SLAO",
     "AdamW",
     "AllOf",
     "Choice",
@@ -196,6 +201,7 @@ __all__ = [
     "Replay",
     "Retain",
     "RougeL",
+    "RoutingCLoRA",
     "Run",
     "SDLoRA",
     "SGLangSampler",
