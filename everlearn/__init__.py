@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from everlearn.methods.replay import Replay as Replay
     from everlearn.methods.shared import SLAO as SLAO
     from everlearn.methods.shared import RoutingCLoRA as RoutingCLoRA
+    from everlearn.methods.tree_lora import TreeLoRA as TreeLoRA
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
     from everlearn.metrics.likelihood import TokenLikelihood as TokenLikelihood
@@ -140,6 +141,7 @@ _HOME = {
     "Stream": "everlearn.types",
     "TokenAccuracy": "everlearn.metrics.likelihood",
     "TokenLikelihood": "everlearn.metrics.likelihood",
+    "TreeLoRA": "everlearn.methods.tree_lora",
     "VLLMSampler": "everlearn.serve.samplers",
     "audit": "everlearn.data.audit",
     "blurry": "everlearn.data.streams",
@@ -216,6 +218,7 @@ __all__ = [
     "Stream",
     "TokenAccuracy",
     "TokenLikelihood",
+    "TreeLoRA",
     "VLLMSampler",
     "audit",
     "blurry",

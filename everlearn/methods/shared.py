@@ -146,8 +146,7 @@ class RoutingCLoRA(Method):
         layers = routings(ctx.model.module)
         terms = [(r.R * (memory["gram"][name].to(r.R) @ r.R)).sum() for name, r in layers.items()]
         mean = torch.stack([term.to(terms[0].device) for term in terms]).sum() / (len(terms) * self.rank**2)
-        penalty: Tensor = self.orthogonality * mean
-        return penalty
+        return self.orthogonality * mean
 
     def end(self, memory: Memory, ctx: Context) -> Memory:
         """The experience has begun, and is over."""
@@ -157,4 +156,5 @@ class RoutingCLoRA(Method):
 def orthogonal(a: Tensor) -> Tensor:
     """(rank, in) rows that span what the rows of A span, and are orthonormal: Q^T of Q R = A^T, diagonal of R >= 0."""
     q, r = torch.linalg.qr(a.T)
-    return (q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q)).T.contiguous()
+    rows: Tensor = (q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q)).T
+    return rows.contiguous()
