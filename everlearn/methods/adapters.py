@@ -17,8 +17,8 @@ class LoRA(Method):
     """Train a low-rank update of each linear layer and freeze the rest (Hu et al. 2021, arXiv:2106.09685).
 
     y = W x + (alpha / rank) B A x, with A (rank, in) drawn as in the reference code and B (out, rank) zero at first.
-    One adapter is trained on through all experiences. Differs from the paper: all linear layers but the head by
-    default, which learns more (arXiv:2405.09673).
+    One adapter is trained on through all experiences. Folds into the base exactly. Differs from the paper: all linear
+    layers but the head by default, which learns more (arXiv:2405.09673).
 
     Args:
         rank: r.

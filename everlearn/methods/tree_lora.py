@@ -88,10 +88,10 @@ class TreeLoRA(Method):
         """The term; it does not depend on the batch."""
         if not memory["chosen"]:
             return 0.0
-        pairs = [
-            (layer.A, memory["old"][n][memory["chosen"][n]]["A"]) for n, layer in adapters(ctx.model.module).items()
-        ]
-        products = torch.stack([(a * old.to(a)).sum() for a, old in pairs])
+        layers = adapters(ctx.model.module)
+        past = {name: memory["old"][name][memory["chosen"][name]] for name in layers}
+        pairs = [(layer.A.flatten(), past[n].get("A", past[n]["g"]).flatten()) for n, layer in layers.items()]
+        products = torch.stack([a @ old.to(a) for a, old in pairs])
         if self.formula == "repo":
             total = products.sum()
             value = total / total.detach()
@@ -125,8 +125,8 @@ class TreeLoRA(Method):
         still = {name: torch.zeros_like(p) for name, p in ctx.trainable().items()}
         means, old = memory["mean"] or self._gradients(still, ctx), dict[str, list[Memory]]()
         for name, layer in adapters(ctx.model.module).items():
-            last = layer.A.detach().clone() if self.formula == "paper" else means[name].view_as(layer.A)
-            old[name] = [*memory["old"].get(name, []), {"A": last, "g": means[name]}]
+            last = {"A": layer.A.detach().clone()} if self.formula == "paper" else {}
+            old[name] = [*memory["old"].get(name, []), last | {"g": means[name]}]
         return {"old": old, "tree": {n: grown([e["g"] for e in past]) for n, past in old.items()}} | NO_STEP
 
     def _gradients(self, grads: Mapping[str, Tensor], ctx: Context) -> dict[str, Tensor]:
