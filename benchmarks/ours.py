@@ -11,8 +11,9 @@ from benchmarks.harness import Sample, clock
 from benchmarks.inputs import lesson, rows
 from everlearn import Example, LanguageModel, Learner, LoRA, Method, State, chain
 from everlearn.examples import Plan
-from everlearn.learner import Watch, learn
+from everlearn.learner import learn
 from everlearn.models.optim import AdamW, Recipe
+from everlearn.watch import Watch
 
 RATE = 2e-5
 """TRL's default learning rate, so that both sides see the same losses."""

@@ -12,192 +12,172 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from everlearn.data.audit import audit as audit
-    from everlearn.data.sources import read as read
-    from everlearn.data.stream_file import load_stream as load_stream
-    from everlearn.data.streams import blurry as blurry
-    from everlearn.data.streams import class_incremental as class_incremental
-    from everlearn.data.streams import domain_incremental as domain_incremental
-    from everlearn.data.streams import experience as experience
-    from everlearn.data.streams import online as online
-    from everlearn.data.streams import shuffled as shuffled
-    from everlearn.data.streams import split_by_class as split_by_class
-    from everlearn.data.streams import task_incremental as task_incremental
-    from everlearn.examples import Example as Example
-    from everlearn.examples import Message as Message
-    from everlearn.fold import Run as Run
-    from everlearn.fold import Settings as Settings
-    from everlearn.fold import run as run
-    from everlearn.grid.compare import Compared as Compared
-    from everlearn.grid.compare import Grid as Grid
-    from everlearn.grid.compare import compare as compare
-    from everlearn.grid.executors import InProcess as InProcess
-    from everlearn.grid.executors import Processes as Processes
-    from everlearn.learner import Learner as Learner
-    from everlearn.learner import learn as learn
-    from everlearn.matrix import Matrix as Matrix
-    from everlearn.method import Context as Context
-    from everlearn.method import Method as Method
-    from everlearn.method import chain as chain
-    from everlearn.methods.adapters import DoRA as DoRA
-    from everlearn.methods.adapters import LoRA as LoRA
-    from everlearn.methods.adapters import RSLoRA as RSLoRA
-    from everlearn.methods.anchors import EWC as EWC
-    from everlearn.methods.anchors import L2SP as L2SP
-    from everlearn.methods.incremental import IncLoRA as IncLoRA
-    from everlearn.methods.incremental import SDLoRA as SDLoRA
-    from everlearn.methods.inflora import InfLoRA as InfLoRA
-    from everlearn.methods.orthogonal import NLoRA as NLoRA
-    from everlearn.methods.orthogonal import OLoRA as OLoRA
-    from everlearn.methods.orthogonal import SelfRegularizedCLoRA as SelfRegularizedCLoRA
-    from everlearn.methods.replay import Replay as Replay
-    from everlearn.methods.shared import SLAO as SLAO
-    from everlearn.methods.shared import RoutingCLoRA as RoutingCLoRA
-    from everlearn.methods.tree_lora import TreeLoRA as TreeLoRA
-    from everlearn.metrics.likelihood import Choice as Choice
-    from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
-    from everlearn.metrics.likelihood import TokenLikelihood as TokenLikelihood
-    from everlearn.metrics.overlap import EditSimilarity as EditSimilarity
-    from everlearn.metrics.overlap import RougeL as RougeL
-    from everlearn.metrics.overlap import Sari as Sari
-    from everlearn.metrics.suites import general_suite as general_suite
-    from everlearn.metrics.text import ExactMatch as ExactMatch
-    from everlearn.metrics.text import NumericMatch as NumericMatch
-    from everlearn.metrics.text import PrefixMatch as PrefixMatch
-    from everlearn.metrics.text import ReasoningGym as ReasoningGym
-    from everlearn.models.language_model import LanguageModel as LanguageModel
-    from everlearn.models.optim import AdamW as AdamW
-    from everlearn.models.optim import Recipe as Recipe
-    from everlearn.models.optim import Schedule as Schedule
-    from everlearn.models.sampling import Completion as Completion
-    from everlearn.models.sampling import LocalSampler as LocalSampler
-    from everlearn.models.sampling import Sampler as Sampler
-    from everlearn.models.sampling import Sampling as Sampling
-    from everlearn.models.sampling import sample as sample
-    from everlearn.objectives.next_token import NextToken as NextToken
-    from everlearn.references import joint as joint
-    from everlearn.references import single as single
-    from everlearn.registry.gates import AllOf as AllOf
-    from everlearn.registry.gates import Learn as Learn
-    from everlearn.registry.gates import Retain as Retain
-    from everlearn.serve.exchange import Server as Server
-    from everlearn.serve.samplers import SGLangSampler as SGLangSampler
-    from everlearn.serve.samplers import VLLMSampler as VLLMSampler
-    from everlearn.types import Experience as Experience
-    from everlearn.types import State as State
-    from everlearn.types import Stream as Stream
+    from everlearn.data.audit import audit
+    from everlearn.data.sources import read
+    from everlearn.data.stream_file import load_stream
+    from everlearn.data.streams import (
+        blurry,
+        class_incremental,
+        domain_incremental,
+        experience,
+        online,
+        shuffled,
+        split_by_class,
+        task_incremental,
+    )
+    from everlearn.examples import Example, Message
+    from everlearn.fold import Run, Settings, run
+    from everlearn.grid.compare import Compared, Grid, compare
+    from everlearn.grid.executors import InProcess, Processes
+    from everlearn.learner import Learner, learn
+    from everlearn.matrix import Matrix
+    from everlearn.method import Context, Method, chain
+    from everlearn.methods.adapters import DoRA, LoRA, RSLoRA
+    from everlearn.methods.anchors import EWC, L2SP
+    from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
+    from everlearn.methods.distillation import LwF, NewInputsKL, OldInputsKL
+    from everlearn.methods.freezing import Freeze
+    from everlearn.methods.growth import BlockExpansion, DepthSplice
+    from everlearn.methods.importance import MAS, SI, RWalk
+    from everlearn.methods.incremental import IncLoRA, SDLoRA
+    from everlearn.methods.inflora import InfLoRA
+    from everlearn.methods.orthogonal import NLoRA, OLoRA, SelfRegularizedCLoRA
+    from everlearn.methods.projection import AGEM, GEM
+    from everlearn.methods.pruning import FAPM, PackNet, SparseMovement
+    from everlearn.methods.replay import Replay
+    from everlearn.methods.shared import SLAO, RoutingCLoRA
+    from everlearn.methods.soft_masks import SoftMask
+    from everlearn.methods.sparse_vectors import DARE, DELLA, TIES, Breadcrumbs
+    from everlearn.methods.subspaces import GPM, OGD, OSF
+    from everlearn.methods.task_vectors import OPCM, SLERP, MagMax, TaskArithmetic
+    from everlearn.methods.tree_lora import TreeLoRA
+    from everlearn.metrics.likelihood import Choice, TokenAccuracy, TokenLikelihood
+    from everlearn.metrics.overlap import EditSimilarity, RougeL, Sari
+    from everlearn.metrics.suites import general_suite
+    from everlearn.metrics.text import ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
+    from everlearn.models.engine import Engine
+    from everlearn.models.language_model import LanguageModel
+    from everlearn.models.optim import AdamW, Recipe, Schedule
+    from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
+    from everlearn.objectives.next_token import NextToken
+    from everlearn.references import joint, single
+    from everlearn.registry.gates import AllOf, Learn, Retain
+    from everlearn.serve.exchange import Server
+    from everlearn.serve.samplers import SGLangSampler, VLLMSampler
+    from everlearn.types import Experience, State, Stream
 
-_HOME = {
-    "AdamW": "everlearn.models.optim",
-    "AllOf": "everlearn.registry.gates",
-    "Choice": "everlearn.metrics.likelihood",
-    "Compared": "everlearn.grid.compare",
-    "Completion": "everlearn.models.sampling",
-    "Context": "everlearn.method",
-    "DoRA": "everlearn.methods.adapters",
-    "EWC": "everlearn.methods.anchors",
-    "EditSimilarity": "everlearn.metrics.overlap",
-    "ExactMatch": "everlearn.metrics.text",
-    "Example": "everlearn.examples",
-    "Experience": "everlearn.types",
-    "Grid": "everlearn.grid.compare",
-    "InProcess": "everlearn.grid.executors",
-    "IncLoRA": "everlearn.methods.incremental",
-    "InfLoRA": "everlearn.methods.inflora",
-    "L2SP": "everlearn.methods.anchors",
-    "LanguageModel": "everlearn.models.language_model",
-    "Learn": "everlearn.registry.gates",
-    "Learner": "everlearn.learner",
-    "LoRA": "everlearn.methods.adapters",
-    "LocalSampler": "everlearn.models.sampling",
-    "Matrix": "everlearn.matrix",
-    "Message": "everlearn.examples",
-    "Method": "everlearn.method",
-    "NLoRA": "everlearn.methods.orthogonal",
-    "NextToken": "everlearn.objectives.next_token",
-    "NumericMatch": "everlearn.metrics.text",
-    "OLoRA": "everlearn.methods.orthogonal",
-    "PrefixMatch": "everlearn.metrics.text",
-    "Processes": "everlearn.grid.executors",
-    "RSLoRA": "everlearn.methods.adapters",
-    "ReasoningGym": "everlearn.metrics.text",
-    "Recipe": "everlearn.models.optim",
-    "Replay": "everlearn.methods.replay",
-    "Retain": "everlearn.registry.gates",
-    "RougeL": "everlearn.metrics.overlap",
-    "RoutingCLoRA": "everlearn.methods.shared",
-    "Run": "everlearn.fold",
-    "SDLoRA": "everlearn.methods.incremental",
-    "SGLangSampler": "everlearn.serve.samplers",
-    "SLAO": "everlearn.methods.shared",
-    "Sampler": "everlearn.models.sampling",
-    "Sampling": "everlearn.models.sampling",
-    "Sari": "everlearn.metrics.overlap",
-    "Schedule": "everlearn.models.optim",
-    "SelfRegularizedCLoRA": "everlearn.methods.orthogonal",
-    "Server": "everlearn.serve.exchange",
-    "Settings": "everlearn.fold",
-    "State": "everlearn.types",
-    "Stream": "everlearn.types",
-    "TokenAccuracy": "everlearn.metrics.likelihood",
-    "TokenLikelihood": "everlearn.metrics.likelihood",
-    "TreeLoRA": "everlearn.methods.tree_lora",
-    "VLLMSampler": "everlearn.serve.samplers",
-    "audit": "everlearn.data.audit",
-    "blurry": "everlearn.data.streams",
-    "chain": "everlearn.method",
-    "class_incremental": "everlearn.data.streams",
-    "compare": "everlearn.grid.compare",
-    "domain_incremental": "everlearn.data.streams",
-    "experience": "everlearn.data.streams",
-    "general_suite": "everlearn.metrics.suites",
-    "joint": "everlearn.references",
-    "learn": "everlearn.learner",
-    "load_stream": "everlearn.data.stream_file",
-    "online": "everlearn.data.streams",
-    "read": "everlearn.data.sources",
-    "run": "everlearn.fold",
-    "sample": "everlearn.models.sampling",
-    "shuffled": "everlearn.data.streams",
-    "single": "everlearn.references",
-    "split_by_class": "everlearn.data.streams",
-    "task_incremental": "everlearn.data.streams",
+_HOMES = {
+    "everlearn.data.audit": "audit",
+    "everlearn.data.sources": "read",
+    "everlearn.data.stream_file": "load_stream",
+    "everlearn.data.streams": (
+        "blurry class_incremental domain_incremental experience online shuffled split_by_class task_incremental"
+    ),
+    "everlearn.examples": "Example Message",
+    "everlearn.fold": "Run Settings run",
+    "everlearn.grid.compare": "Compared Grid compare",
+    "everlearn.grid.executors": "InProcess Processes",
+    "everlearn.learner": "Learner learn",
+    "everlearn.matrix": "Matrix",
+    "everlearn.method": "Context Method chain",
+    "everlearn.methods.adapters": "DoRA LoRA RSLoRA",
+    "everlearn.methods.anchors": "EWC L2SP",
+    "everlearn.methods.averaging": "EMA LMCocktail ModelStock Soup WiSEFT",
+    "everlearn.methods.distillation": "LwF NewInputsKL OldInputsKL",
+    "everlearn.methods.freezing": "Freeze",
+    "everlearn.methods.growth": "BlockExpansion DepthSplice",
+    "everlearn.methods.importance": "MAS RWalk SI",
+    "everlearn.methods.incremental": "IncLoRA SDLoRA",
+    "everlearn.methods.inflora": "InfLoRA",
+    "everlearn.methods.orthogonal": "NLoRA OLoRA SelfRegularizedCLoRA",
+    "everlearn.methods.projection": "AGEM GEM",
+    "everlearn.methods.pruning": "FAPM PackNet SparseMovement",
+    "everlearn.methods.replay": "Replay",
+    "everlearn.methods.shared": "RoutingCLoRA SLAO",
+    "everlearn.methods.soft_masks": "SoftMask",
+    "everlearn.methods.sparse_vectors": "Breadcrumbs DARE DELLA TIES",
+    "everlearn.methods.subspaces": "GPM OGD OSF",
+    "everlearn.methods.task_vectors": "MagMax OPCM SLERP TaskArithmetic",
+    "everlearn.methods.tree_lora": "TreeLoRA",
+    "everlearn.metrics.likelihood": "Choice TokenAccuracy TokenLikelihood",
+    "everlearn.metrics.overlap": "EditSimilarity RougeL Sari",
+    "everlearn.metrics.suites": "general_suite",
+    "everlearn.metrics.text": "ExactMatch NumericMatch PrefixMatch ReasoningGym",
+    "everlearn.models.engine": "Engine",
+    "everlearn.models.language_model": "LanguageModel",
+    "everlearn.models.optim": "AdamW Recipe Schedule",
+    "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
+    "everlearn.objectives.next_token": "NextToken",
+    "everlearn.references": "joint single",
+    "everlearn.registry.gates": "AllOf Learn Retain",
+    "everlearn.serve.exchange": "Server",
+    "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
+    "everlearn.types": "Experience State Stream",
 }
 
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
 __all__ = [
+    "AGEM",
+    "DARE",
+    "DELLA",
+    "EMA",
     "EWC",
+    "FAPM",
+    "GEM",
+    "GPM",
     "L2SP",
+    "MAS",
+    "OGD",
+    "OPCM",
+    "OSF",
+    "SI",
     "SLAO",
+    "SLERP",
+    "TIES",
     "AdamW",
     "AllOf",
+    "BlockExpansion",
+    "Breadcrumbs",
     "Choice",
     "Compared",
     "Completion",
     "Context",
+    "DepthSplice",
     "DoRA",
     "EditSimilarity",
+    "Engine",
     "ExactMatch",
     "Example",
     "Experience",
+    "Freeze",
     "Grid",
     "InProcess",
     "IncLoRA",
     "InfLoRA",
+    "LMCocktail",
     "LanguageModel",
     "Learn",
     "Learner",
     "LoRA",
     "LocalSampler",
+    "LwF",
+    "MagMax",
     "Matrix",
     "Message",
     "Method",
+    "ModelStock",
     "NLoRA",
+    "NewInputsKL",
     "NextToken",
     "NumericMatch",
     "OLoRA",
+    "OldInputsKL",
+    "PackNet",
     "PrefixMatch",
     "Processes",
     "RSLoRA",
+    "RWalk",
     "ReasoningGym",
     "Recipe",
     "Replay",
@@ -214,12 +194,17 @@ __all__ = [
     "SelfRegularizedCLoRA",
     "Server",
     "Settings",
+    "SoftMask",
+    "Soup",
+    "SparseMovement",
     "State",
     "Stream",
+    "TaskArithmetic",
     "TokenAccuracy",
     "TokenLikelihood",
     "TreeLoRA",
     "VLLMSampler",
+    "WiSEFT",
     "audit",
     "blurry",
     "chain",

@@ -16,6 +16,7 @@ from everlearn.grid.executors import Executor, InProcess, Processes
 from everlearn.learner import Learner
 from everlearn.method import Method
 from everlearn.metrics.suites import general_suite
+from everlearn.models.engine import Engine
 from everlearn.models.optim import Recipe
 from everlearn.models.parallel import launched
 from everlearn.names import optional
@@ -37,6 +38,7 @@ class Asked:
     seed: int = 0
     dtype: str | None = None
     device: str | None = None
+    engine: str = "Engine()"
 
 
 def prepare(asked: Asked, out: Path, given: Collection[str] = ()) -> tuple[Learner, Stream, Settings]:
@@ -54,7 +56,8 @@ def prepare(asked: Asked, out: Path, given: Collection[str] = ()) -> tuple[Learn
     if asked.stream.endswith(".json"):
         return prepare(replace(again(Path(asked.stream)), **{name: getattr(asked, name) for name in given}), out)
     recipe = _parsed(asked.recipe, Recipe, "--recipe")
-    learner = Learner(asked.model, parse_method(asked.method), recipe, asked.seed, asked.dtype, asked.device)
+    engine, method = _parsed(asked.engine, Engine, "--engine"), parse_method(asked.method)
+    learner = Learner(asked.model, method, recipe, asked.seed, asked.dtype, asked.device, engine)
     suite = None if asked.suite == "shipped" else () if asked.suite == "none" else general_suite(Path(asked.suite))
     gate = _gate(asked.gate)
     # A folder in which a run is under way has its rejects; those of another stream would take their place.

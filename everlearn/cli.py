@@ -1,8 +1,7 @@
-"""The command line: `everlearn demo | run | compare | audit | matrix | report | log | methods`.
+"""The command line: `everlearn demo | run | compare | audit | matrix | report | log | methods | merge`.
 
 Exit codes: 0 all is well; 1 an answer of no (the audit found a defect, the gate refused a version); 2 something could
-not be understood, read or done, and the message says what to do; 130 stopped by Ctrl-C, and the message says how to
-go on.
+not be understood, read or done, and the message says what to do; 130 stopped by Ctrl-C, and it says how to go on.
 
 Imports stand inside the commands so that help answers at once.
 """
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everlearn.errors import EverlearnError, Interrupted
+from everlearn.merge_command import merge
+from everlearn.options import Device, Dtype, Folder, Json, Machine, Model, Seed, Suite, Training
 
 if TYPE_CHECKING:
     from everlearn.data.rejects import Reject
@@ -36,15 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-Folder = Annotated[Path, typer.Argument(help="The folder of a run, as given to --out.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else.")]
-Seed = Annotated[int, typer.Option(help="Seed of all randomness.")]
-Model = Annotated[str, typer.Option(help="Hub name, directory, GGUF file, or 'embedded'.")]
-Training = Annotated[str, typer.Option(help="How to train: 'Recipe(epochs=2, optimiser=AdamW(learning_rate=1e-4))'.")]
-Suite = Annotated[str, typer.Option(help="General ability: 'shipped', 'none', or a JSONL file.")]
-Dtype = Annotated[str | None, typer.Option(help="Of frozen weights: float32, bfloat16; default by device.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; by default the best there is.")]
 
 
 @app.command()
@@ -80,6 +72,7 @@ def run(
     seed: Seed = 0,
     dtype: Dtype = None,
     device: Device = None,
+    engine: Machine = "Engine()",
     as_json: Json = False,
 ) -> None:
     """Learn a stream; score, judge and keep each version.
@@ -92,7 +85,7 @@ def run(
     from everlearn.progress import Bars
     from everlearn.types import Silent
 
-    asked = Asked(str(stream), model, method, recipe, gate, suite, seed, dtype, device)
+    asked = Asked(str(stream), model, method, recipe, gate, suite, seed, dtype, device, engine)
     main = launched().main  # several processes speak with one voice
     learner, loaded, settings = prepare(asked, out, _given(ctx) & asdict(asked).keys() - {"stream"})
     if main:
@@ -119,6 +112,7 @@ def compare(
     suite: Suite = "shipped",
     dtype: Dtype = None,
     device: Device = None,
+    engine: Machine = "Engine()",
     workers: Annotated[int | None, typer.Option(help="Cells at a time, in processes of their own.")] = None,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or 'local' to start one here.")] = None,
     joint: Annotated[bool, typer.Option("--joint", help="Also learn all experiences together.")] = False,
@@ -134,7 +128,7 @@ def compare(
     from everlearn.progress import Bars
     from everlearn.terminal import grid_table
 
-    asked = Asked(str(stream), model, recipe=recipe, suite=suite, dtype=dtype, device=device)
+    asked = Asked(str(stream), model, recipe=recipe, suite=suite, dtype=dtype, device=device, engine=engine)
     grid = prepare_grid(asked, methods, seeds, {"joint": joint, "single": single}, out)
     with Bars() as bars, _resumable(out):
         found = run_grid(grid, out, executor(workers, ray), bars)
@@ -201,8 +195,7 @@ def report(
     from everlearn.fold import Run
     from everlearn.report import write_report
 
-    target = out or runs[0] / "report.html"
-    typer.echo(write_report({folder.name: Run(folder) for folder in runs}, target))
+    typer.echo(write_report({folder.name: Run(folder) for folder in runs}, out or runs[0] / "report.html"))
 
 
 @app.command()
@@ -230,6 +223,9 @@ def methods(as_json: Json = False) -> None:
         _print_json(rows)
     else:
         _print(plain_table(rows, "methods; combine them with commas"))
+
+
+app.command()(merge)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from everlearn.errors import DataError, Interrupted
 from everlearn.evaluate import exams, rounds
 from everlearn.examples import Example
 from everlearn.files import lock
-from everlearn.learner import Learner, Watch, learn
+from everlearn.learner import Learner, learn
 from everlearn.matrix import Matrix, Row
 from everlearn.metrics.suites import general_suite
 from everlearn.models.parallel import launched
@@ -31,6 +31,7 @@ from everlearn.registry.ledger import Event, Kind
 from everlearn.run_folder import RunFolder, describe_device, describe_stream
 from everlearn.stopping import stoppable
 from everlearn.types import Outcome, Progress, Silent, State, Stream
+from everlearn.watch import Watch
 
 Answers = dict[str, tuple[Outcome, ...]]
 

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +17,13 @@ from everlearn.checkpoint import find, keep
 from everlearn.errors import Interrupted, ModelError
 from everlearn.examples import Batch, Plan, Step
 from everlearn.method import Chain, Context, Method, chain, overrides, require_sharding
+from everlearn.models.engine import Engine
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import Optimiser, Recipe
 from everlearn.models.parallel import Processes, launched
 from everlearn.randomness import seed_of
-from everlearn.types import Experience, Progress, Silent, State
+from everlearn.types import Experience, State
+from everlearn.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Learner:
         seed: of all randomness.
         dtype: of the frozen weights: "float32", "bfloat16", "float64"; None takes what suits the device.
         device: "cpu", "cuda", ...; None takes the best there is.
+        engine: how memory and disk are used.
     """
 
     model: str = "embedded"
@@ -45,10 +46,11 @@ class Learner:
     seed: int = 0
     dtype: str | None = None
     device: str | None = None
+    engine: Engine = field(default_factory=Engine)
 
     def open(self) -> LanguageModel:
         """The untouched base model."""
-        return LanguageModel.open(self.model, self.dtype, self.device)
+        return LanguageModel.open(self.model, self.dtype, self.device, self.engine.store())
 
     def start(self, model: LanguageModel) -> State:
         """The state before anything was learned: the base model and the method's first memory."""
@@ -60,25 +62,6 @@ class Learner:
             chain(self.method).params(state.memory, model)
         model.assign(state.weights)
         return model
-
-
-@dataclass
-class Watch:
-    """Who looks on while an experience is learned.
-
-    Args:
-        checkpoint: where unfinished work is kept; None keeps none.
-        every: seconds between two checkpoints.
-        progress: told after each step.
-        log: given a row of numbers after each step.
-        stop: asked after each step; True ends the work with a checkpoint.
-    """
-
-    checkpoint: Path | None = None
-    every: float = 60.0
-    progress: Progress = field(default_factory=Silent)
-    log: Callable[[Mapping[str, Any]], None] = lambda row: None
-    stop: Callable[[], bool] = lambda: False
 
 
 def learn(
@@ -107,8 +90,10 @@ def learn(
     with torch.random.fork_rng():
         lesson = _Lesson(learner, model, state, experience, watch or Watch(), processes or launched())
         lesson.resume()
-        lesson.train()
-        return lesson.finish()
+        sharded = lesson.processes.sharding == "sharded"
+        with learner.engine.serving(lesson.model, learner.recipe.tokens, sharded):
+            lesson.train()
+            return lesson.finish()
 
 
 @dataclass
@@ -147,10 +132,10 @@ class _Lesson:
         self.model = self.method.params(self.memory, model)
         self.examples = self.method.data(self.memory, experience.train, self.context)
         self.forward, parameters = processes.prepare(self.model), self._parameters()
-        total = sum(p.numel() for p in model.parameters().values())
-        rate = recipe.optimiser.rate(sum(p.numel() for p in parameters.values()), total)
+        rate = recipe.optimiser.rate(*(sum(p.numel() for p in ps.values()) for ps in (parameters, model.parameters())))
         self.optimiser = Optimiser(recipe.optimiser, parameters, rate, model.embeddings())
-        self.optimiser.recall(processes.spread({n: w for n, w in state.weights.items() if n in parameters}))
+        start = self.method.start(self.memory, state.weights, self.context)
+        self.optimiser.assign(processes.spread({n: w for n, w in start.items() if n in parameters}))
         self.before = self.optimiser.values() if "merge" in self.hooks else {}
         self.at, self.saved, self.best = _Position(), time.monotonic(), dict[str, Tensor]()
 
@@ -230,6 +215,7 @@ class _Lesson:
         optimiser.step(grads, factor)
         update = {name: m.detach() - before[name] for name, m in optimiser.masters.items()} if watched else {}
         if "update" in self.hooks:
+            optimiser.assign(before)  # the hook sees the model where the movement begins, whatever its precision
             update = dict(self.method.update(self.memory, update, ctx))
             optimiser.assign({name: before[name] + u for name, u in update.items()})
         if "step" in self.hooks:
@@ -289,12 +275,12 @@ class _Lesson:
 
     def finish(self) -> State:
         """The new version: the trained weights, merged with the old ones where the method says so."""
-        if self.best:
-            self.optimiser.assign(self.best)
-        self.memory = self.processes.same(self.method.end(self.memory, replace(self.context, step=self.at.total)))
+        self.optimiser.assign(self.best)  # none where nothing was validated
         weights: Mapping[str, Tensor] = self.processes.same(self.processes.whole(self.optimiser.values()))
+        ctx = replace(self.context, step=self.at.total, before=self.before, after=weights)
+        self.memory = self.processes.same(self.method.end(self.memory, ctx))
         if "merge" in self.hooks:
-            weights = self.method.merge(self.memory, self.before, weights, replace(self.context, step=self.at.total))
+            weights = self.method.merge(self.memory, self.before, weights, ctx)
             self.model.assign(weights)
         untouched = {n: w for n, w in self.state.weights.items() if n not in weights}
         return State(untouched | dict(weights), self.memory, (*self.state.seen, self.experience.name))

@@ -1,4 +1,4 @@
-"""The algebra of methods: four moments, six sides, and `chain`, which composes them.
+"""The algebra of methods: four moments, seven sides, and `chain`, which composes them.
 
 A method is a frozen dataclass of hyperparameters. What it remembers is passed in and returned: a hook returns what it
 was given, changed, and never changes it in place. Only `params` touches a module. A hook that nobody in a chain
@@ -6,7 +6,7 @@ overrides costs nothing: no copy of gradients, updates or weights is made for it
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -33,6 +33,8 @@ class Context:
         seen: number of experiences learned before this one.
         step: optimiser steps done in this experience.
         place: the method's place in its chain, so that two members draw differently.
+        before: at `end` and `merge`, if anyone merges: the trained weights before the experience, in full precision.
+        after: the same after it.
     """
 
     model: LanguageModel
@@ -42,6 +44,8 @@ class Context:
     seen: int = 0
     step: int = 0
     place: tuple[int, ...] = ()
+    before: Tensors = field(default_factory=dict, repr=False, compare=False)
+    after: Tensors = field(default_factory=dict, repr=False, compare=False)
 
     def rng(self, purpose: str = "") -> torch.Generator:
         """A fresh random source; the same one whenever the same method asks at the same point of the same run."""
@@ -120,6 +124,13 @@ class Method:
         """
         return model
 
+    def start(self, memory: Memory, weights: Tensors, ctx: Context) -> Tensors:
+        """Side: the weights that training starts from, by name, from those of the last version.
+
+        Called after `begin`. Names that do not learn now, or that are missing, stay as they are.
+        """
+        return weights
+
     def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:
         """Side: a term added to the objective's loss; a differentiable scalar."""
         return 0.0
@@ -129,7 +140,7 @@ class Method:
         return grads
 
     def update(self, memory: Memory, update: Tensors, ctx: Context) -> Tensors:
-        """Side: by how much the optimiser would move each parameter."""
+        """Side: by how much the optimiser would move each parameter; the model still holds the weights before it."""
         return update
 
     def merge(self, memory: Memory, before: Tensors, after: Tensors, ctx: Context) -> Tensors:
@@ -137,7 +148,7 @@ class Method:
         return after
 
 
-HOOKS = ("init", "begin", "step", "end", "data", "params", "loss", "grad", "update", "merge")
+HOOKS = ("init", "begin", "step", "end", "data", "params", "start", "loss", "grad", "update", "merge")
 
 
 @dataclass(frozen=True)
@@ -163,8 +174,14 @@ class Chain(Method):
         return [m.step(mine, grads, update, here) for m, mine, here in self._members(memory, ctx)]
 
     def end(self, memory: Memory, ctx: Context) -> Memory:
-        """Each member ends."""
-        return [m.end(mine, here) for m, mine, here in self._members(memory, ctx)]
+        """Each member ends; it sees the weights after the experience as those to its left merge them."""
+        ended, after = list[Memory](), ctx.after
+        last = max((i for i, m in enumerate(self.methods) if "merge" in overrides(m)), default=0)
+        for m, mine, here in self._members(memory, ctx):
+            ended.append(m.end(mine, replace(here, after=after)))
+            if "merge" in overrides(m) and len(ended) <= last:
+                after = m.merge(ended[-1], ctx.before, after, replace(here, after=after))
+        return ended
 
     def data(self, memory: Memory, examples: Sequence[Example], ctx: Context) -> Sequence[Example]:
         """Left to right."""
@@ -177,6 +194,12 @@ class Chain(Method):
         for m, mine in zip(self.methods, memory, strict=True):
             model = m.params(mine, model)
         return model
+
+    def start(self, memory: Memory, weights: Tensors, ctx: Context) -> Tensors:
+        """Left to right."""
+        for m, mine, here in self._members(memory, ctx):
+            weights = m.start(mine, weights, here)
+        return weights
 
     def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:
         """The sum of the members' terms."""

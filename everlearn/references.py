@@ -5,11 +5,12 @@ from pathlib import Path
 
 from everlearn.data.sequences import Joined
 from everlearn.evaluate import exams, rounds
-from everlearn.learner import Learner, Watch, learn
+from everlearn.learner import Learner, learn
 from everlearn.matrix import Row
 from everlearn.models.parallel import launched
 from everlearn.run_folder import RunFolder
 from everlearn.types import Experience, Outcome, Progress, Silent, State, Stream
+from everlearn.watch import Watch
 
 
 def joint(learner: Learner, stream: Stream, out: str | Path, progress: Progress | None = None) -> Row:

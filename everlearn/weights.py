@@ -24,6 +24,7 @@ STORABLE = (
 )
 """The dtypes that the safetensors format and torch both know."""
 
+ALIGNMENT = 64  # bytes, of what torch allocates on the processor; in a file, tensors begin anywhere
 FORMAT = {"format": "pt"}  # other readers of safetensors files ask for it
 
 
@@ -78,13 +79,13 @@ def save_tensors(path: Path, tensors: Tensors) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors from a safetensors file, on the CPU.
+    """Tensors from a safetensors file, on the CPU, that compute as those that were saved.
 
     Raises:
         ModelError: if the file is missing, cut short or not safetensors.
     """
     try:
-        return load_file(path)
+        return _aligned(load_file(path))
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: no readable safetensors file ({error}); save or fetch it again.") from error
 
@@ -101,7 +102,7 @@ def from_bytes(data: bytes) -> dict[str, Tensor]:
         ModelError: if the bytes are not those of a safetensors file.
     """
     try:
-        return load(data)
+        return _aligned(load(data))
     except SafetensorError as error:
         raise ModelError(f"{len(data)} bytes are no safetensors file ({error}); save or fetch it again.") from error
 
@@ -225,6 +226,11 @@ def _separate(tensors: Tensors) -> dict[str, Tensor]:
 
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+
+
+def _aligned(tensors: Tensors) -> dict[str, Tensor]:
+    """Tensors at addresses like those of computed ones: the processor's products may round otherwise elsewhere."""
+    return {name: t if t.data_ptr() % ALIGNMENT == 0 else t.clone() for name, t in tensors.items()}
 
 
 def _bits(tensor: Tensor) -> Tensor:

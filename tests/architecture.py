@@ -22,15 +22,18 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     for line in """
     errors examples types
     names arguments config files weights randomness matrix statistics definitions measures sampling comparison
+    merging tensor_files
     data models
     method objectives metrics
+    experts combine
     methods agents
-    learner checkpoint evaluate registry run_folder stopping
-    fold references
+    learner checkpoint watch evaluate registry run_folder stopping
+    fold references merge_folders
     wording figures run_view verdict
     grid
     report dashboard serve testing terminal progress asking
     demo demo_stream
+    options merge_command
     cli
     """.strip().splitlines()
 )
@@ -40,12 +43,13 @@ BODY_LINES_P95 = 20  # the tail is where set-up code rots, so it is the number t
 ARGUMENTS = 6  # more of them are a dataclass that has no name yet
 MORE_ARGUMENTS = {
     "everlearn.cli",  # a command's arguments are its flags
+    "everlearn.merge_command",  # as above
     "everlearn.models.adapted.forward",  # autograd sees the tensors that it is given one by one
     "everlearn.models.attention.attend",  # transformers' own signature
     "everlearn.models.slots.attend",  # transformers calls it by these names; an unknown one has to fail
 }
-KEYWORDS = {"everlearn.models.attention"}  # transformers calls its functions with whatever a model passes along
-LATE_IMPORTS = {"everlearn.cli"}  # so that --help answers without loading torch
+KEYWORDS = {"everlearn.models.attention", "everlearn.models.layers"}  # called with whatever a model passes along
+LATE_IMPORTS = {"everlearn.cli", "everlearn.merge_command"}  # so that --help answers without loading torch
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager", "misc"}
 FORBIDDEN_CALLS = {"hasattr", "eval", "exec", "__import__"}  # what a name means is known without running it
 BROAD = {"Exception", "BaseException"}  # catching them hides defects
@@ -54,6 +58,7 @@ ONLY_IN = {  # heavy or far-reaching packages, and the files that may know them
         "everlearn.models.load",
         "everlearn.models.gguf",  # the part of loading that converts GGUF files
         "everlearn.models.attention",
+        "everlearn.models.residual",
         "everlearn.models.slots",  # a cache and an attention function of its kinds
         "everlearn.models.reading",
         "everlearn.models.decoding",

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from everlearn.errors import ConfigError, Interrupted, ModelError
 from everlearn.examples import Batch
-from everlearn.learner import Learner, Watch, learn
+from everlearn.learner import Learner, learn
 from everlearn.method import Context, Method, Tensors, chain
 from everlearn.models.optim import AdamW, Recipe, Schedule
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Experience, Memory, Model, State
+from everlearn.watch import Watch
 from everlearn.weights import equal
 
 RECIPE = Recipe(AdamW(learning_rate=1e-2), batch_size=4, length=64, tokens=4096, epochs=4)
@@ -249,3 +250,60 @@ def test_a_term_that_reads_no_batch_is_computed_once_a_step_and_comes_to_the_sam
     assert flat(once) == pytest.approx(flat(each), rel=1e-9)
     both = trajectory(many, chain(Counting(), Reading()))
     assert flat(both) != pytest.approx(flat(each), rel=1e-3)
+
+
+@dataclass(frozen=True)
+class Looking(Method):
+    """Keeps what the model's weights are while a movement is proposed, and the movement."""
+
+    seen: ClassVar[list[tuple[Tensors, Tensors]]] = []
+
+    def update(self, memory: Memory, update: Tensors, ctx: Context) -> Tensors:
+        self.seen.append(({n: p.detach().double().clone() for n, p in ctx.trainable().items()}, update))
+        return update
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_movement_is_judged_at_the_weights_where_it_begins(dtype: torch.dtype) -> None:
+    Looking.seen.clear()
+    start = {n: p.detach().double().clone() for n, p in toy_model(dtype=dtype).trainable().items()}
+    trajectory(RECIPE, Looking(), dtype)
+    for weights, update in Looking.seen[:2]:
+        assert all(torch.allclose(weights[n], start[n], atol=1e-12 if dtype == torch.float64 else 1e-2) for n in start)
+        if dtype == torch.bfloat16:
+            break  # what the model holds of two steps is rounded
+        start = {n: w + update[n] for n, w in weights.items()}
+    assert any(float(u.abs().max()) > 1e-4 for u in Looking.seen[1][1].values())
+
+
+@dataclass(frozen=True)
+class Restart(Method):
+    """Merges into zeros, remembers what was trained, and trains on from there."""
+
+    def begin(self, memory: Memory, ctx: Context) -> Memory:
+        return memory or {"last": {}}
+
+    def start(self, memory: Memory, weights: Tensors, ctx: Context) -> Tensors:
+        return {**weights, **memory["last"]}
+
+    def end(self, memory: Memory, ctx: Context) -> Memory:
+        return {"last": dict(ctx.after), "before": dict(ctx.before)}
+
+    def merge(self, memory: Memory, before: Tensors, after: Tensors, ctx: Context) -> Tensors:
+        return {name: w * 0 for name, w in after.items()}
+
+
+def test_training_starts_where_the_method_says_and_not_at_the_version() -> None:
+    learner, model = Learner("toy", Restart(), RECIPE), toy_model()
+    first = learn(learner, model, learner.start(model), LETTERS)
+    assert all(not w.any() for w in first.weights.values())
+    second = learn(learner, model, first, replace(LETTERS, name="again"))
+    assert equal(second.memory[0]["before"], first.memory[0]["last"])
+    assert all(not p.any() for p in model.trainable().values())
+
+
+def test_half_precision_hides_nothing_of_what_was_trained_from_the_end_of_an_experience() -> None:
+    learner, model = Learner("toy", Restart(), RECIPE), toy_model(dtype=torch.bfloat16)
+    state = learn(learner, model, learner.start(model), LETTERS)
+    assert {w.dtype for w in state.memory[0]["last"].values()} == {torch.float32}
+    assert any(not torch.equal(w, w.bfloat16().float()) for w in state.memory[0]["last"].values())

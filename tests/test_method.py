@@ -1,14 +1,14 @@
 """The algebra: chaining is associative, flat, and costs nothing where nothing is overridden."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from everlearn.errors import MethodError
 from everlearn.examples import Batch, Example
-from everlearn.method import HOOKS, Chain, Context, Method, chain, overrides, require_sharding
+from everlearn.method import HOOKS, Chain, Context, Method, Tensors, chain, overrides, require_sharding
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.anchors import EWC, L2SP
 from everlearn.methods.replay import Replay
@@ -85,3 +85,24 @@ def test_a_method_is_held_to_replicated_parameters_unless_it_says_more() -> None
     require_sharding(EWC(), "replicated")
     with pytest.raises(MethodError, match=r"EWC\(.* needs parameters replicated, and this launch has them sharded"):
         require_sharding(chain(LoRA(), EWC()), "sharded")
+
+
+@dataclass(frozen=True)
+class Plus(Method):
+    """Adds to the merged weights, and remembers what it was shown at the end."""
+
+    amount: float
+
+    def end(self, memory: Memory, ctx: Context) -> Memory:
+        return {"shown": dict(ctx.after)}
+
+    def merge(self, memory: Memory, before: Tensors, after: Tensors, ctx: Context) -> Tensors:
+        return {name: w + self.amount for name, w in after.items()}
+
+
+def test_members_end_with_the_weights_that_those_to_their_left_merge() -> None:
+    ctx = replace(context(), after={"w": torch.zeros(1)})
+    method = chain(Plus(1.0), LoRA(), Plus(10.0), LoRA())
+    memory = method.end([None] * 4, ctx)
+    assert [float(m["shown"]["w"]) for m in (memory[0], memory[2])] == [0.0, 1.0]
+    assert float(method.merge(memory, {}, ctx.after, ctx)["w"]) == 11.0

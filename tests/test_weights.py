@@ -1,5 +1,6 @@
 import math
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,6 +146,14 @@ def test_the_same_tensors_give_the_same_file_in_any_order(tmp_path):
     assert tensors_hash(some) == tensors_hash(turned)
 
 
+def test_loaded_tensors_lie_like_computed_ones(tmp_path):
+    tensors = {name: torch.arange(float(size)) for name, size in (("a", 3), ("b", 100), ("c", 0))}
+    save_tensors(tmp_path / "x", tensors)
+    for loaded in (load_tensors(tmp_path / "x"), from_bytes(to_bytes(tensors))):
+        assert equal(loaded, tensors)
+        assert all(t.data_ptr() % 64 == 0 for t in loaded.values())  # a product of others may round otherwise
+
+
 def test_a_broken_file_of_tensors_is_a_model_error(tmp_path):
     save_tensors(tmp_path / "a", {"x": torch.ones(100)})
     whole = (tmp_path / "a").read_bytes()
@@ -213,3 +222,16 @@ def test_unlike_weights_are_refused_by_name(operation):
         operation({"a": torch.ones(1)}, {"a": torch.ones(1), "b": torch.ones(1)})
     with pytest.raises(MethodError, match=r"a has shape \(1,\) on one side, \(2,\)"):
         operation({"a": torch.ones(1)}, {"a": torch.ones(2)})
+
+
+def test_what_is_loaded_multiplies_to_the_bits_of_what_was_saved(tmp_path: Path) -> None:
+    rng = torch.Generator().manual_seed(0)
+    saved = {f"w{i}": torch.randn(4, 63 + i, dtype=torch.float64, generator=rng) for i in range(1, 9)}
+    saved |= {f"v{i}": torch.randn(i, dtype=torch.float64, generator=rng) for i in range(1, 9)}  # they shift the rest
+    save_tensors(tmp_path / "file", saved)
+    for found in (load_tensors(tmp_path / "file"), from_bytes(to_bytes(saved))):
+        assert found.keys() == saved.keys()
+        for name, matrix in saved.items():
+            vector = torch.ones(matrix.shape[-1], dtype=torch.float64) / 3
+            assert torch.equal(found[name] @ vector, matrix @ vector)
+        assert all(tensor.data_ptr() % 64 == 0 for tensor in found.values())

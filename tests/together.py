@@ -19,7 +19,7 @@ import torch
 from everlearn.checkpoint import find, keep
 from everlearn.errors import ConfigError, EverlearnError, Interrupted, RegistryError
 from everlearn.examples import Example
-from everlearn.learner import Learner, Watch, learn
+from everlearn.learner import Learner, learn
 from everlearn.method import Context, Method, Tensors, chain
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.anchors import EWC
@@ -28,6 +28,7 @@ from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.parallel import launched
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Experience, Memory, Stream
+from everlearn.watch import Watch
 
 RECIPE = Recipe(AdamW(learning_rate=1e-2, clip=0.5), batch_size=5, length=64, tokens=128, epochs=2, patience=9)
 STREAM = Stream(toy_stream(8).experiences[:2])

@@ -10,6 +10,7 @@ from torch import Tensor
 from everlearn.errors import ConfigError
 from everlearn.examples import Batch
 from everlearn.method import Context, Method
+from everlearn.methods.quadratics import copies, count, drift, require_strength, with_mean_one, zeros
 from everlearn.randomness import permutation
 from everlearn.types import Memory
 
@@ -33,17 +34,16 @@ class L2SP(Method):
 
     def __post_init__(self) -> None:
         """Refuse a negative strength."""
-        _require_positive(self, self.strength)
+        require_strength(self, self.strength)
 
     def begin(self, memory: Memory, ctx: Context) -> Memory:
         """The starting point, taken once."""
-        return memory if memory is not None else {"anchor": _copies(ctx.trainable())}
+        return memory if memory is not None else {"anchor": copies(ctx.trainable())}
 
     def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:
         """The penalty; it does not depend on the batch."""
         parameters = ctx.trainable()
-        drift = [_square_drift(p, memory["anchor"][name]) for name, p in parameters.items() if name in memory["anchor"]]
-        return self.strength / 2 * _total(drift) / sum(p.numel() for p in parameters.values())
+        return self.strength / 2 * drift(parameters, memory["anchor"]) / count(parameters)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class EWC(Method):
 
     def __post_init__(self) -> None:
         """Refuse numbers without a meaning."""
-        _require_positive(self, self.strength)
+        require_strength(self, self.strength)
         if self.samples < 1 or not 0 <= (self.decay or 0) <= 1:
             raise ConfigError(f"{self}: samples is 1 or more, decay in [0, 1].")
 
@@ -83,15 +83,13 @@ class EWC(Method):
         """The penalty; it does not depend on the batch."""
         if memory is None:
             return 0.0
-        parameters = {name: p for name, p in ctx.trainable().items() if name in memory["fisher"]}
-        drift = [_square_drift(p, memory["anchor"][n], memory["fisher"][n]) for n, p in parameters.items()]
-        size = sum(p.numel() for p in parameters.values()) if self.scaled else 1
-        penalty: Tensor = self.strength / 2 * (_total(drift) / size + memory["constant"])
+        own = drift(ctx.trainable(), memory["anchor"], memory["fisher"], mean=self.scaled)
+        penalty: Tensor = self.strength / 2 * (own + memory["constant"])
         return penalty
 
     def end(self, memory: Memory, ctx: Context) -> Memory:
         """Add the new experience's quadratic around the weights it has reached."""
-        new, here = self._fisher(ctx), _copies(ctx.trainable())
+        new, here = self._fisher(ctx), copies(ctx.trainable())
         if memory is None:
             return {"fisher": new, "anchor": here, "constant": 0.0}
         if self.decay is not None:
@@ -102,20 +100,16 @@ class EWC(Method):
     def _fisher(self, ctx: Context) -> dict[str, Tensor]:
         examples, rng = ctx.experience.train, ctx.rng("labels")
         chosen = permutation(len(examples), ctx.seed, ctx.seen, "fisher", *ctx.place)[: self.samples]
-        total = {
-            name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
-            for name, p in ctx.trainable().items()
-        }
+        total = zeros(ctx.trainable())
         for index in chosen:
             for batch in ctx.batches([examples[index]], batch_size=1):
                 targets = ctx.model.sample_targets(batch, rng) if self.fisher == "true" else None
                 grads = ctx.grads(ctx.model.token_logprobs(batch, targets).sum())
                 for name, grad in grads.items():
                     total[name] += grad.to(total[name].dtype) ** 2
-        scale = float(len(chosen))
         if self.scaled:
-            scale = float(_total([t.sum() for t in total.values()])) / sum(t.numel() for t in total.values())
-        return {name: t / max(scale, torch.finfo(torch.float32).tiny) for name, t in total.items()}
+            return with_mean_one(total)
+        return {name: t / len(chosen) for name, t in total.items()}
 
 
 def _added(memory: Memory, new: Mapping[str, Tensor], here: Mapping[str, Tensor], scaled: bool) -> Memory:
@@ -127,25 +121,5 @@ def _added(memory: Memory, new: Mapping[str, Tensor], here: Mapping[str, Tensor]
         share = torch.where(both > 0, f / both.clamp_min(torch.finfo(f.dtype).tiny), 0.0)
         rest += float((old * share * (place - here[name]) ** 2).sum())
         fisher[name], anchor[name] = both, place + share * (here[name] - place)
-    size = sum(f.numel() for f in fisher.values()) if scaled else 1
+    size = count(fisher) if scaled else 1
     return {"fisher": fisher, "anchor": anchor, "constant": memory["constant"] + rest / size}
-
-
-def _square_drift(parameter: Tensor, anchor: Tensor, weight: Tensor | None = None) -> Tensor:
-    drift = (parameter.to(anchor.dtype) - anchor.to(parameter.device)) ** 2
-    return drift.sum() if weight is None else (weight.to(parameter.device) * drift).sum()
-
-
-def _copies(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: p.detach().to(torch.promote_types(p.dtype, torch.float32), copy=True) for name, p in parameters.items()
-    }
-
-
-def _total(terms: list[Tensor]) -> Tensor:
-    return torch.stack(terms).sum() if terms else torch.zeros(())
-
-
-def _require_positive(method: Method, strength: float) -> None:
-    if not 0 <= strength < float("inf"):
-        raise ConfigError(f"{method}: strength is 0 or more, and finite.")

@@ -45,28 +45,31 @@ class SLAO(Method):
 
     def init(self, model: LanguageModel) -> Memory:
         """Nothing trained, and nothing merged."""
-        return {"count": 0, "trained": {}, "merged": {}, "start": {}}
+        return {"count": 0, "trained": {}, "merged": {}}
 
     def begin(self, memory: Memory, ctx: Context) -> Memory:
-        """What is merged so far, and where the new experience starts."""
+        """What is merged so far."""
         layers = adapters(ctx.model.module)
-        trained, start = memory["trained"], dict[str, Tensor]()
-        for name in trained:
-            start |= {f"{name}.A": orthogonal(layers[name].A.detach()), f"{name}.B": trained[name]}
-        merged = {name: layers[name].B.detach().clone() for name in trained}
-        return memory | {"count": memory["count"] + 1, "merged": merged, "start": start}
+        merged = {name: layers[name].B.detach().clone() for name in memory["trained"]}
+        return memory | {"count": memory["count"] + 1, "merged": merged}
 
     def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
-        """Wrap the target layers, freeze everything else, and go to the start of an experience that begins."""
+        """Wrap the target layers and freeze everything else."""
         alpha = 2.0 * self.rank if self.alpha is None else self.alpha
         wrap(model.module, self.targets, self.rank, alpha, self.dropout)
-        model.assign(memory["start"])
         return model
+
+    def start(self, memory: Memory, weights: Mapping[str, Tensor], ctx: Context) -> Mapping[str, Tensor]:
+        """The last A, made orthogonal, and the B that was trained last."""
+        started = dict(weights)
+        for name, b in memory["trained"].items():
+            started |= {f"{name}.A": orthogonal(weights[f"{name}.A"]), f"{name}.B": b}
+        return started
 
     def end(self, memory: Memory, ctx: Context) -> Memory:
         """The B that was trained, for the next start."""
         trained = {name: layer.B.detach().clone() for name, layer in adapters(ctx.model.module).items()}
-        return memory | {"trained": trained, "start": {}}
+        return memory | {"trained": trained}
 
     def merge(
         self, memory: Memory, before: Mapping[str, Tensor], after: Mapping[str, Tensor], ctx: Context
@@ -117,7 +120,7 @@ class RoutingCLoRA(Method):
 
     def init(self, model: LanguageModel) -> Memory:
         """No old routing."""
-        return {"old": {}, "gram": {}, "start": {}, "count": 0}
+        return {"old": {}, "gram": {}, "count": 0}
 
     def begin(self, memory: Memory, ctx: Context) -> Memory:
         """What was learned becomes old; of A its products with itself suffice, since ||A^T R||^2 = tr(R^T A A^T R)."""
@@ -128,16 +131,18 @@ class RoutingCLoRA(Method):
         with torch.no_grad():
             old = {name: layer.old + layer.R for name, layer in layers.items()}
             gram = {name: layer.A @ layer.A.T for name, layer in layers.items()}
-            start = {f"{name}.R": torch.zeros_like(layer.R) for name, layer in layers.items()}
-        return {"old": old, "gram": gram, "start": start, "count": count}
+        return {"old": old, "gram": gram, "count": count}
 
     def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
-        """Wrap the target layers, freeze everything else, and go to the start of an experience that begins."""
+        """Wrap the target layers, with the old routing, and freeze everything else."""
         alpha = 2.0 * self.rank if self.alpha is None else self.alpha
         for name, layer in wrap_routing(model.module, self.targets, self.rank, alpha / self.rank, self.dropout).items():
-            layer.old.copy_(memory["old"].get(name, torch.zeros_like(layer.old)))
-        model.assign(memory["start"])
+            layer.old.data.copy_(memory["old"].get(name, torch.zeros_like(layer.old)))
         return model
+
+    def start(self, memory: Memory, weights: Mapping[str, Tensor], ctx: Context) -> Mapping[str, Tensor]:
+        """No change of the old routing."""
+        return dict(weights) | {f"{name}.R": torch.zeros_like(r) for name, r in memory["old"].items()}
 
     def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:
         """The penalty; it does not depend on the batch."""
@@ -147,10 +152,6 @@ class RoutingCLoRA(Method):
         terms = [(r.R * (memory["gram"][name].to(r.R) @ r.R)).sum() for name, r in layers.items()]
         mean = torch.stack([term.to(terms[0].device) for term in terms]).sum() / (len(terms) * self.rank**2)
         return self.orthogonality * mean
-
-    def end(self, memory: Memory, ctx: Context) -> Memory:
-        """The experience has begun, and is over."""
-        return memory | {"start": {}}
 
 
 def orthogonal(a: Tensor) -> Tensor:

@@ -57,6 +57,10 @@ class Adapted(nn.Module, ABC):
         All ranks together are the columns beside W. Pairs of which nothing learns get no gradient and no dropout.
         """
 
+    @abstractmethod
+    def settings(self) -> str:
+        """What the function depends on beside parameters."""
+
     def weigh(self, inner: Tensor, x: Tensor) -> Tensor:
         """Side for updates that depend on the input otherwise than linearly.
 
@@ -128,6 +132,11 @@ class Adapted(nn.Module, ABC):
             ModelError: if no linear layer does.
         """
         return self.weight.to(self.kind) + self.delta()
+
+    def prepare(self) -> None:
+        """Make room for the B beside W now, before the memory of a first pass is asked for on top."""
+        if self.weight.dtype in HALF:
+            self._join(sum(up.shape[1] for up in self.pairs()[1]))
 
     def separate(self) -> None:
         """Give W a place of its own for good: one that is sharded is there during a pass alone, and copied in each."""

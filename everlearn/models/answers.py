@@ -35,9 +35,10 @@ def answer(
     watch = progress or Silent()
     if question == "generate":
         return generate_answers(model, examples, tokens, watch)
-    if question == "choose":
-        return choose(model, examples, offers, tokens, watch)
-    return predict(model, examples, tokens, watch)
+    with model.keeping():
+        if question == "choose":
+            return choose(model, examples, offers, tokens, watch)
+        return predict(model, examples, tokens, watch)
 
 
 def generate_answers(model: LanguageModel, examples: Sequence[Example], tokens: int, watch: Progress) -> list[Reply]:

@@ -84,6 +84,10 @@ class Bank(Adapted):
             groups.append((self._factors(learning) * a, b))
         return [a for a, _ in groups], [b for _, b in groups]
 
+    def settings(self) -> str:
+        """The shapes, with their scales, and the gate."""
+        return f"{self.shapes} {self.gate}"
+
     def frozen(self) -> tuple[Tensor, Tensor]:
         """The A (ranks, in) and B (out, ranks) of all frozen adapters, unscaled, in the bank's order."""
         members = self._members(learn=False)
@@ -171,6 +175,7 @@ def grow(
         bank.gain.requires_grad_(True)
         for last in (*bank.A[-1:], *bank.B[-1:]):
             last.requires_grad_(True)
+        bank.prepare()
     return found
 
 

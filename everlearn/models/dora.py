@@ -37,6 +37,10 @@ class DoRALinear(Adapted):
         """The one pair."""
         return (self.scale * self.A,), (self.B,)
 
+    def settings(self) -> str:
+        """The scale, and that rows have lengths."""
+        return f"DoRA {self.scale}"
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
         y = self.output(x, None) * (self.length / self.norms()).to(x.dtype)
@@ -86,3 +90,4 @@ def wrap_dora(module: nn.Module, targets: str | Sequence[str], rank: int, scale:
             )
         for parameter in (layer.A, layer.B, layer.length):
             parameter.requires_grad_(True)
+        layer.prepare()

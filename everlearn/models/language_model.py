@@ -16,8 +16,20 @@ from torch import Tensor, nn
 from everlearn.data.render import render, render_choice, render_prompt
 from everlearn.errors import ModelError
 from everlearn.examples import Batch, Encoded, Example, Message
+from everlearn.models.activations import Lower, Store, keeps, serving
+from everlearn.models.documents import block_mask, nearly_equal, two_documents
+from everlearn.models.layers import decoder
 from everlearn.models.load import Tokenizer, identity, load
-from everlearn.models.logprobs import head_divergences, head_entropies, head_logprobs, head_scores
+from everlearn.models.logprobs import (
+    Said,
+    Statistic,
+    dense_statistic,
+    head_divergences,
+    head_entropies,
+    head_logprobs,
+    head_scores,
+    head_statistic,
+)
 
 
 class LanguageModel:
@@ -27,22 +39,27 @@ class LanguageModel:
         module: a Hugging Face causal language model.
         tokenizer: its tokenizer, padding on the right.
         name: where it came from: a hub name, a directory, a GGUF file, or "embedded".
+        store: where states below the lowest layer that learns are kept; see `keeping`. None keeps none.
     """
 
-    def __init__(self, module: nn.Module, tokenizer: Tokenizer, name: str) -> None:
+    def __init__(self, module: nn.Module, tokenizer: Tokenizer, name: str, store: Store | None = None) -> None:
         self.module = module
         self.tokenizer = tokenizer
         self.name = name
+        self.store = store
+        self._lower: Lower | None = None
 
     @classmethod
-    def open(cls, name: str = "embedded", dtype: str | None = None, device: str | None = None) -> "LanguageModel":
+    def open(
+        cls, name: str = "embedded", dtype: str | None = None, device: str | None = None, store: Store | None = None
+    ) -> "LanguageModel":
         """Load a model by hub name, directory, GGUF file, or "embedded".
 
         Raises:
             ModelError: if it cannot be had; the message says what to do.
         """
         module, tokenizer = load(name, dtype, device)
-        return cls(module.eval(), tokenizer, name)
+        return cls(module.eval(), tokenizer, name, store)
 
     @property
     def identity(self) -> str:
@@ -105,6 +122,22 @@ class LanguageModel:
         finally:
             self.module.eval()
 
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Inside, what is below the lowest layer that learns stands still, and reads each text once.
+
+        Its states are kept in `store`, and later passes over the same text start from them. Nothing changes where there
+        is no store, where the lowest layer learns, or where the architecture does not allow it.
+        """
+        if self._lower is not None or self.store is None or not keeps(self.module):
+            yield
+            return
+        self._lower = Lower(self.module, self.store)
+        try:
+            yield
+        finally:
+            self._lower = None
+
     def token_logprobs(self, batch: Batch, targets: Tensor | None = None) -> Tensor:
         """Log-probability in nats of each supervised token in row-major order, (N,), differentiable.
 
@@ -118,6 +151,14 @@ class LanguageModel:
             return head_logprobs(self.hidden(batch)[before], self._head.weight, self._head.bias, targets)
         logits = self._logits(batch)[before].float()
         return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+
+    def token_logits(self, batch: Batch) -> Tensor:
+        """Logit of each supervised token in row-major order, (N,), differentiable."""
+        before, targets = self._asked(batch)
+        if not self.splits_head:
+            return self._logits(batch)[before].gather(-1, targets[:, None])[:, 0]
+        found = (self.hidden(batch)[before] * self._head.weight[targets]).sum(-1)
+        return found if self._head.bias is None else found + self._head.bias[targets]
 
     def token_entropies(self, batch: Batch) -> Tensor:
         """Entropy in nats of the distribution over each supervised token, (N,), differentiable."""
@@ -146,6 +187,21 @@ class LanguageModel:
         logp = self._logits(batch)[before].float().log_softmax(-1)
         return (logp.exp() * (logp - fixed)).sum(-1)
 
+    def token_statistic(self, batch: Batch, statistic: Statistic) -> Tensor:
+        """A number made of the logits over each supervised token, (N,), differentiable; see `models.logprobs`."""
+        before = self._asked(batch)[0]
+        if self.splits_head:
+            return head_statistic(self.hidden(batch)[before], self._head.weight, self._head.bias, statistic)
+        return dense_statistic(self._logits(batch)[before].float(), statistic)
+
+    def said(self, batch: Batch) -> Said:
+        """What the model says over each supervised token, to hold another version against; no gradient."""
+        before = self._asked(batch)[0]
+        with torch.no_grad():
+            if self.splits_head:
+                return Said(self.hidden(batch)[before], self._head.weight, self._head.bias)
+            return Said(self._logits(batch)[before].float())
+
     def sample_targets(self, batch: Batch, rng: torch.Generator) -> Tensor:
         """A token drawn from the model's own distribution at the place of each supervised token, (N,)."""
         before, _ = self._asked(batch)
@@ -165,25 +221,25 @@ class LanguageModel:
 
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states, (B, T, D), after the final norm."""
-        inner = self.module.get_submodule(str(self.module.base_model_prefix))
-        return inner(**self._inputs(batch), use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+        with serving(self._lower, batch, self._inputs):
+            return decoder(self.module)(**self._inputs(batch), use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
     @cached_property
     def splits_head(self) -> bool:
         """Whether the output embedding on the last hidden state gives exactly the model's logits."""
-        probe = _probe(packed=False, vocabulary=self._embedding.num_embeddings)
+        probe = two_documents(packed=False, vocabulary=self._embedding.num_embeddings)
         with self._probing():
             ours = nn.functional.linear(self.hidden(probe), self._head.weight, self._head.bias)
-            return _close(ours, self._logits(probe))
+            return nearly_equal(ours, self._logits(probe))
 
     @cached_property
     def packs(self) -> bool:
         """Whether documents packed in one row get the hidden states that they get alone."""
         vocabulary = self._embedding.num_embeddings
-        packed, alone = _probe(True, vocabulary), _probe(False, vocabulary)
+        packed, alone = two_documents(True, vocabulary), two_documents(False, vocabulary)
         with self._probing():
             together, apart = self.hidden(packed)[0], self.hidden(alone)
-        return _close(together[:4], apart[0, :4]) and _close(together[4:], apart[1, :6])
+        return nearly_equal(together[:4], apart[0, :4]) and nearly_equal(together[4:], apart[1, :6])
 
     @contextmanager
     def _probing(self) -> Iterator[None]:
@@ -210,7 +266,8 @@ class LanguageModel:
         return torch.roll(where, -1, dims=1), batch.tokens.to(self.device)[where]
 
     def _logits(self, batch: Batch) -> Tensor:
-        return self.module(**self._inputs(batch), use_cache=False).logits  # type: ignore[no-any-return]
+        with serving(self._lower, batch, self._inputs):
+            return self.module(**self._inputs(batch), use_cache=False).logits  # type: ignore[no-any-return]
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
         segments = batch.segments.to(self.device)
@@ -219,38 +276,3 @@ class LanguageModel:
             mask = block_mask(segments, self._embedding.weight.dtype, batch.shared)
         positions = batch.positions.to(self.device)
         return {"input_ids": batch.tokens.to(self.device), "attention_mask": mask, "position_ids": positions}
-
-
-def block_mask(segments: Tensor, dtype: torch.dtype, shared: bool = False) -> Tensor:
-    """An additive mask that lets a token see the earlier tokens of its own document, and itself.
-
-    Args:
-        segments: (B, T) document numbers; 0 is padding.
-        dtype: of the mask.
-        shared: whether document 1 is a prompt that all others of its row continue, and see.
-
-    Returns:
-        (B, 1, T, T): 0 where attention is allowed, the dtype's lowest number elsewhere.
-    """
-    rows, columns = segments[:, :, None], segments[:, None, :]
-    seen = (rows == columns) | ((columns == 1) & (rows > 0) if shared else torch.zeros_like(rows == columns))
-    causal = torch.ones(segments.shape[1], segments.shape[1], dtype=torch.bool, device=segments.device).tril()
-    allowed = (seen & causal)[:, None]
-    return torch.zeros(allowed.shape, dtype=dtype, device=segments.device).masked_fill(~allowed, torch.finfo(dtype).min)
-
-
-def _probe(packed: bool, vocabulary: int) -> Batch:
-    tokens = torch.arange(10) * 7 % min(vocabulary, 97)
-    first = torch.arange(10) < 4
-    if packed:
-        segments, positions = torch.where(first, 1, 2), torch.where(first, torch.arange(10), torch.arange(10) - 4)
-        return Batch(tokens[None], positions[None], segments[None], torch.zeros(1, 10, dtype=torch.bool))
-    both = torch.stack([torch.cat([tokens[:4], tokens[:2]]), tokens[4:]])
-    segments = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])
-    return Batch(both, torch.arange(6).expand(2, 6), segments, torch.zeros(2, 6, dtype=torch.bool))
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    """Equal up to the rounding of the dtype: cosine within 1 % in half precision, 1e-4 otherwise."""
-    loose = a.dtype in (torch.bfloat16, torch.float16)
-    return bool((a.float() - b.float()).norm() <= (0.05 if loose else 1e-3) * b.float().norm())

@@ -16,6 +16,7 @@ from everlearn.files import cache_folder, read_json, sha256_file, write_json
 from everlearn.models.attention import adopt
 from everlearn.models.embedded import embedded_folder, embedded_identity
 from everlearn.models.gguf import quiet, read_gguf, read_gguf_tokenizer
+from everlearn.models.residual import widen
 from everlearn.types import Progress
 
 Tokenizer = PreTrainedTokenizerBase
@@ -67,6 +68,7 @@ def load(
     module = module.to(place).eval()
     if place.type == "cpu" and isinstance(module, PreTrainedModel):
         adopt(module)
+        widen(module)
     return module, _prepare(tokenizer, name)
 
 

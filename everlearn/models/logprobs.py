@@ -10,6 +10,7 @@ divergence KL(p || q) = sum p log(p / q) from fixed q has p (log(p / q) - KL).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,6 +60,91 @@ class _Head(torch.autograd.Function):
             grad_weight += (slope.T @ hidden[part]).to(grad.dtype)
             grad_bias += slope.sum(0, dtype=grad.dtype)
         return grad_hidden, grad_weight.to(weight.dtype), None if bias is None else grad_bias.to(bias.dtype), None
+
+
+class _Dense(torch.autograd.Function):
+    """A statistic of logits that are there."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, logits: Tensor, statistic: Statistic) -> Tensor:
+        slope = logits.clone()
+        value = statistic(slope, slice(0, len(logits)))
+        ctx.save_for_backward(slope)
+        return value
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *upstream: Tensor) -> tuple[Tensor, None]:
+        (slope,), (grad,) = ctx.saved_tensors, upstream  # type: ignore[attr-defined]
+        return slope * grad[:, None].to(slope.dtype), None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model said at N positions, to hold another one against; no gradient reaches it.
+
+    Args:
+        states: (N, D) last hidden states; or (N, V) logits, where there is no head.
+        weight: (V, D) output embedding.
+        bias: (V,) or None.
+    """
+
+    states: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+    def logits(self, part: slice) -> Tensor:
+        """(n, V) logits at the positions in a slice; a copy."""
+        with torch.no_grad():
+            return (
+                self.states[part].clone() if self.weight is None else linear(self.states[part], self.weight, self.bias)
+            )
+
+
+def head_statistic(hidden: Tensor, weight: Tensor, bias: Tensor | None, statistic: Statistic) -> Tensor:
+    """Any statistic of the logits at N positions: (N,), differentiable like `head_logprobs`."""
+    return _Head.apply(hidden, weight, bias, statistic)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def dense_statistic(logits: Tensor, statistic: Statistic) -> Tensor:
+    """Any statistic of (N, V) logits: (N,), differentiable."""
+    return _Dense.apply(logits, statistic)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def squared_norm(logits: Tensor, part: slice) -> Tensor:
+    """The statistic |x - mean(x)|^2: the squared length of what a softmax sees of the logits."""
+    found = []
+    for rows in torch.split(logits, ROWS):
+        exact = rows.to(_precise(logits))
+        centred = exact - exact.mean(-1, keepdim=True)
+        found.append((centred**2).sum(-1))
+        rows.copy_(2 * centred)
+    return torch.cat(found)
+
+
+def divergence_from(said: Said, temperature: float = 1.0, forward: bool = True) -> Statistic:
+    """The statistic KL(q || p), or KL(p || q) where not forward, in nats over the whole vocabulary.
+
+    With logits x and temperature T, p = softmax(x / T), and q likewise of what was said. df/dx is (p - q) / T, or
+    p (log(p / q) - KL) / T.
+
+    Args:
+        said: the reference, at the same positions.
+        temperature: T, of both.
+        forward: whether the reference stands first: the model is charged where it misses what the reference does.
+    """
+
+    def statistic(logits: Tensor, part: slice) -> Tensor:
+        found = []
+        for rows, fixed in zip(torch.split(logits, ROWS), torch.split(said.logits(part), ROWS), strict=True):
+            logp = (rows.to(_precise(logits)) / temperature).log_softmax(-1)
+            logq = (fixed.to(logp.dtype) / temperature).log_softmax(-1)
+            p, q, ratio = logp.exp(), logq.exp(), logp - logq
+            found.append(-(q * ratio).sum(-1) if forward else (p * ratio).sum(-1))
+            slope = p - q if forward else p * (ratio - found[-1][:, None])
+            rows.copy_(slope / temperature)
+        return torch.cat(found)
+
+    return statistic
 
 
 def head_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:

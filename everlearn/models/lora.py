@@ -1,7 +1,7 @@
 """Low-rank adapters on linear layers (arXiv:2106.09685): put on, found, folded."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -37,6 +37,10 @@ class LoRALinear(Adapted):
         """The one pair."""
         return (self.scale * self.A,), (self.B,)
 
+    def settings(self) -> str:
+        """The scale."""
+        return str(self.scale)
+
 
 def fresh_pair(layer: Adapted, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     """A (rank, in), drawn, and B (out, rank), zero, for a layer; see `LoRALinear`."""
@@ -65,6 +69,7 @@ def wrap(module: nn.Module, targets: str | Sequence[str], rank: int, alpha: floa
     for adapter in adapters(module).values():
         adapter.A.requires_grad_(True)
         adapter.B.requires_grad_(True)
+        adapter.prepare()
 
 
 def put(module: nn.Module, name: str, rank: int, scale: float, dropout: float = 0.0) -> LoRALinear:
@@ -113,11 +118,23 @@ def fold(module: nn.Module) -> None:
     adapter what is below half a unit in the last place. Float it first where that matters.
     """
     for name, layer in adapted(module).items():
-        total = layer.folded().to(layer.weight.dtype)
-        if is_transposed(layer.base):
-            total = total.T.contiguous()
-        layer.base.weight = nn.Parameter(total, requires_grad=False)  # its own, should it have been tied
-        replace(module, name, layer.base)
+        _fold(module, name, layer)
+
+
+def take_away_unlearned(module: nn.Module, within: Collection[nn.Module]) -> None:
+    """Take away the adapters inside some parts of a model that add nothing, since all their B are still zero."""
+    inside = {id(m) for part in within for m in part.modules()}
+    for name, layer in adapted(module).items():
+        if id(layer) in inside and not any(up.any() for up in layer.pairs()[1]):
+            _fold(module, name, layer)
+
+
+def _fold(module: nn.Module, name: str, layer: Adapted) -> None:
+    total = layer.folded().to(layer.weight.dtype)
+    if is_transposed(layer.base):
+        total = total.T.contiguous()
+    layer.base.weight = nn.Parameter(total, requires_grad=False)  # its own, should it have been tied
+    replace(module, name, layer.base)
 
 
 def chosen(module: nn.Module, targets: str | Sequence[str]) -> list[str]:

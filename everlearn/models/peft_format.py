@@ -74,13 +74,8 @@ def load_peft(module: nn.Module, folder: Path) -> dict[str, LoRALinear]:
     Raises:
         ModelError: if the adapter is no plain LoRA, or does not fit the module.
     """
-    if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
-        raise ModelError(f"{folder}: needs {CONFIG} and {WEIGHTS}; save the adapter with PEFT's save_pretrained.")
-    config = read_json(folder / CONFIG)
-    _refuse_what_is_not_plain(config, folder)
-    pairs = _pairs(load_tensors(folder / WEIGHTS), folder)
+    pairs, scale, config = read_peft(folder)
     rank = int(config["r"])
-    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
     _refuse_what_does_not_fit(module, pairs, rank, folder)
     module.requires_grad_(False)
     for name, (a, b) in pairs.items():
@@ -89,6 +84,21 @@ def load_peft(module: nn.Module, folder: Path) -> dict[str, LoRALinear]:
             layer.A.requires_grad_(True).copy_(a)
             layer.B.requires_grad_(True).copy_(b)
     return adapters(module)
+
+
+def read_peft(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], float, Mapping[str, Any]]:
+    """A PEFT adapter without its model: A (r, in) and B (out, r) by layer, the factor of B A, and its settings.
+
+    Raises:
+        ModelError: if it is no plain LoRA.
+    """
+    if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
+        raise ModelError(f"{folder}: needs {CONFIG} and {WEIGHTS}; save the adapter with PEFT's save_pretrained.")
+    config = read_json(folder / CONFIG)
+    _refuse_what_is_not_plain(config, folder)
+    rank = int(config["r"])
+    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return _pairs(load_tensors(folder / WEIGHTS), folder), scale, config
 
 
 def _refuse_what_is_not_plain(config: Mapping[str, Any], folder: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from everlearn.errors import ModelError
 from everlearn.models.adapted import Adapted, Pairs
@@ -25,18 +25,20 @@ class RoutingLinear(Adapted):
         ModelError: if the layer's weight is quantised.
     """
 
-    old: Tensor
-
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0) -> None:
         super().__init__(base, dropout)
         self.rank, self.scale = rank, scale
         self.A, self.B = fresh_pair(self, rank)
         self.R = nn.Parameter(torch.eye(rank, dtype=self.kind, device=self.weight.device))
-        self.register_buffer("old", torch.zeros_like(self.R), persistent=False)
+        self.old = nn.Parameter(torch.zeros_like(self.R), requires_grad=False)
 
     def pairs(self) -> Pairs:
         """The one pair, with the routing in A."""
         return (self.scale * (self.old + self.R) @ self.A,), (self.B,)
+
+    def settings(self) -> str:
+        """The scale, and that there is a routing."""
+        return f"routing {self.scale}"
 
 
 def wrap_routing(
@@ -70,6 +72,7 @@ def wrap_routing(
             )
         for parameter in (layer.A, layer.B, layer.R):
             parameter.requires_grad_(True)
+        layer.prepare()
     return routings(module)
 
 

@@ -22,7 +22,7 @@ METHODS = """# Methods
 
 A method is a frozen dataclass: its fields are its hyperparameters, and the same expression works in Python and on
 the command line (`--method "LoRA(rank=16), Replay(fraction=0.1)"`). The hooks say where it acts; what
-each hook receives and returns stands in [concepts](concepts.md#methods-act-in-ten-hooks)."""
+each hook receives and returns stands in [concepts](concepts.md#methods-act-in-eleven-hooks)."""
 
 ERRORS = """# Errors
 

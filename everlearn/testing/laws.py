@@ -14,12 +14,13 @@ from torch import Tensor
 from everlearn.arguments import is_frozen
 from everlearn.config import dump, parse_method, restore, show
 from everlearn.errors import EverlearnError, Interrupted, MethodError
-from everlearn.learner import Learner, Watch, learn
+from everlearn.learner import Learner, learn
 from everlearn.method import Context, Method, chain, overrides
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Experience, Memory, State, Stream
+from everlearn.watch import Watch
 from everlearn.weights import Tensors, equal, pack, unpack
 
 RECIPE = Recipe(AdamW(learning_rate=1e-2), batch_size=4, length=64, tokens=128)
@@ -108,10 +109,11 @@ def leaves_memory_alone(method: Method) -> None:
 
 
 def returns_what_it_was_given(method: Method) -> None:
-    """`grad`, `update` and `merge` return tensors of the same names and shapes; they and `step` leave theirs alone."""
+    """`start`, `grad`, `update` and `merge` keep names and shapes; they and `step` leave what they get alone."""
     ctx, memory = _between(method)
     whole = chain(method)
     sides: dict[str, Callable[[Tensors, Tensors], Any]] = {
+        "start": lambda one, other: whole.start(memory, one, ctx),
         "grad": lambda one, other: whole.grad(memory, one, ctx),
         "update": lambda one, other: whole.update(memory, one, ctx),
         "merge": lambda one, other: whole.merge(memory, one, other, ctx),
@@ -210,6 +212,7 @@ def _hooks(method: Method, memory: Memory, ctx: Context) -> dict[str, Callable[[
         "end": lambda: method.end(memory, ctx),
         "data": lambda: list(method.data(memory, ctx.experience.train, ctx)),
         "params": lambda: method.params(memory, ctx.model),
+        "start": lambda: method.start(memory, weights, ctx),
         "loss": lambda: method.loss(memory, batch, ctx),
         "grad": lambda: method.grad(memory, weights, ctx),
         "update": lambda: method.update(memory, weights, ctx),

@@ -1,5 +1,6 @@
 """What the tests of methods with summed adapters share: learning the toy's stream, and the laws of the family."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -14,7 +15,7 @@ from everlearn.models.lora import fold
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.testing.laws import RECIPE
 from everlearn.testing.toys import toy_model, toy_stream
-from everlearn.types import State
+from everlearn.types import Memory, State
 
 QUICK = replace(RECIPE, optimiser=AdamW(learning_rate=1e-2))
 
@@ -46,6 +47,14 @@ def logits(model: LanguageModel) -> Tensor:
     return found
 
 
+def begin(method: Method, memory: Memory, weights: Mapping[str, Tensor], ctx: Context) -> Memory:
+    """The memory with which an experience is learned; the live model is where learning starts from."""
+    memory = method.begin(memory, ctx)
+    method.params(memory, ctx.model)
+    ctx.model.assign(method.start(memory, weights, ctx))
+    return memory
+
+
 def folds_exactly(method: Method) -> None:
     """Folding does not change the function, to 1e-10, and the function is not the base's."""
     model, _ = learned(method)
@@ -61,7 +70,7 @@ def begins_where_the_last_experience_ended(method: Method) -> None:
     for count in (0, 1, 2):
         model, state = learned(method, count)
         before, whole = logits(model), chain(method)
-        whole.params(whole.begin(state.memory, at(model, count)), model)
+        begin(whole, state.memory, state.weights, at(model, count))
         assert (logits(model) - before).abs().max() < 1e-10
 
 

@@ -1,49 +1,15 @@
 """Anchors by hand: two quadratics reach the joint optimum; the Fisher is the Fisher."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
 from everlearn.errors import ConfigError
 from everlearn.method import Context
 from everlearn.methods.anchors import EWC, L2SP, _added
 from everlearn.testing.toys import toy_model, toy_stream
-from everlearn.types import Memory
-
-
-@dataclass
-class Plane:
-    """A model of two weights, standing where a language model stands."""
-
-    weight: Tensor
-
-    def trainable(self) -> dict[str, Tensor]:
-        return {"w": self.weight}
-
-
-def plane(*values: float) -> Plane:
-    return Plane(torch.tensor(values, dtype=torch.float64, requires_grad=True))
-
-
-def at(model: Plane) -> Context:
-    return Context(model, toy_stream().experiences[0])  # type: ignore[arg-type]
-
-
-def descend(model: Plane, method: EWC, memory: Memory, curvature: Tensor, centre: Tensor) -> None:
-    """Minimise 1/2 sum h (w - c)^2 plus the method's penalty, by Newton steps on a quadratic."""
-    batch = next(Context(toy_model(), toy_stream().experiences[0]).batches(toy_stream().experiences[0].train))
-    optimiser = torch.optim.LBFGS([model.weight], line_search_fn="strong_wolfe", tolerance_grad=1e-14, max_iter=200)
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        own = (curvature * (model.weight - centre) ** 2).sum() / 2
-        value = own + method.loss(memory, batch, at(model))
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimiser.step(closure)  # type: ignore[arg-type]
+from tests.methods.plane import at, descend, penalty, plane, some_batch
 
 
 def test_two_quadratics_reach_the_joint_optimum() -> None:
@@ -70,9 +36,8 @@ def test_two_quadratics_kept_as_one_have_the_value_of_both() -> None:
     one = {"fisher": {"w": torch.tensor([4.0, 1.0])}, "anchor": {"w": torch.tensor([1.0, 1.0])}, "constant": 0.0}
     both = _added(one, {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([-1.0, 5.0])}, scaled=False)
     # At (2, 3): 1/2 (4 * 1 + 1 * 4 + 1 * 9) = 8.5.
-    batch = next(Context(toy_model(), toy_stream().experiences[0]).batches(toy_stream().experiences[0].train))
     with torch.no_grad():
-        value = EWC(strength=1.0, scaled=False).loss(both, batch, at(plane(2.0, 3.0)))
+        value = EWC(strength=1.0, scaled=False).loss(both, some_batch(), at(plane(2.0, 3.0)))
     assert float(value) == pytest.approx(8.5, abs=1e-6)
 
 
@@ -80,13 +45,10 @@ def test_l2sp_by_hand() -> None:
     model = plane(1.0, 3.0)
     method = L2SP(strength=10.0)
     memory = method.begin(None, at(model))
-    with torch.no_grad():
-        model.weight += torch.tensor([2.0, -1.0])
-    batch = next(Context(toy_model(), toy_stream().experiences[0]).batches(toy_stream().experiences[0].train))
-    term = method.loss(memory, batch, at(model))
-    assert float(term.detach()) == pytest.approx(10 / 2 * (4 + 1) / 2)  # type: ignore[union-attr]
-    (grad,) = torch.autograd.grad(term, [model.weight])  # type: ignore[arg-type]
-    assert grad.tolist() == pytest.approx([10.0, -5.0])
+    model.move(2.0, -1.0)
+    value, grad = penalty(method, memory, model)
+    assert value == pytest.approx(10 / 2 * (4 + 1) / 2)
+    assert grad == pytest.approx([10.0, -5.0])
     assert method.begin(memory, at(model)) is memory
 
 

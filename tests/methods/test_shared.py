@@ -25,7 +25,7 @@ def test_rows_are_made_orthonormal_from_the_first_on_and_keep_their_sense() -> N
 
 def test_b_is_merged_with_one_over_the_root_of_the_number_of_experiences() -> None:
     # Experience 4: 1 + (5 - 1) / 2 = 3; A is the new one.
-    memory = {"count": 4, "trained": {}, "merged": {"q": torch.tensor([[1.0]])}, "start": {}}
+    memory = {"count": 4, "trained": {}, "merged": {"q": torch.tensor([[1.0]])}}
     after = {"q.A": torch.tensor([[7.0]]), "q.B": torch.tensor([[5.0]])}
     ctx = Context(toy_model(), toy_stream().experiences[0])
     found = SLAO(1).merge(memory, {n: torch.zeros(1, 1) for n in after}, after, ctx)
@@ -43,7 +43,7 @@ def test_a_second_experience_starts_from_the_trained_b_and_an_orthonormal_a() ->
     model, first = summed.learned(SLAO(2, targets=KEYS), 1)
     method, seen = SLAO(2, targets=KEYS), dict[str, Tensor]()
     before = {name: layer.A.detach().clone() for name, layer in adapters(model.module).items()}
-    method.params(method.begin(first.memory[0], summed.at(model, 1)), model)
+    summed.begin(method, first.memory[0], first.weights, summed.at(model, 1))
     for name, layer in adapters(model.module).items():
         seen[name] = layer.B.detach().clone()
         assert torch.allclose(layer.A, orthogonal(before[name]))
@@ -78,7 +78,7 @@ def test_routing_penalty_by_hand() -> None:
     batch = next(ctx.batches(ctx.experience.train))
     # A = (1, 2), R = 3: ||A^T R||^2 = 9 + 36, of one entry of R
     gram = {name: torch.tensor([[5.0]])}
-    found = method.loss({"old": {}, "gram": gram, "start": {}, "count": 2}, batch, ctx)
+    found = method.loss({"old": {}, "gram": gram, "count": 2}, batch, ctx)
     assert isinstance(found, Tensor)
     assert found.item() == pytest.approx(0.5 * 45)
     assert method.loss(method.init(model), batch, ctx) == 0.0
@@ -89,10 +89,10 @@ def test_what_was_routed_becomes_old_and_the_function_stays() -> None:
     summed.begins_where_the_last_experience_ended(method)
     model, state = summed.learned(method, 1)
     was = {name: layer.R.detach().clone() for name, layer in routings(model.module).items()}
-    memory = method.begin(state.memory[0], summed.at(model, 1))
-    method.params(memory, model)
+    memory = summed.begin(method, state.memory[0], state.weights, summed.at(model, 1))
     for name, layer in routings(model.module).items():
         assert torch.equal(layer.old, was[name])
+        assert not layer.old.requires_grad
         assert not layer.R.any()
         assert torch.allclose(memory["gram"][name], layer.A @ layer.A.T)
 

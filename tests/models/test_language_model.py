@@ -9,7 +9,9 @@ import torch
 from everlearn.data.packing import Row, collate
 from everlearn.errors import ModelError
 from everlearn.examples import Batch, Example
-from everlearn.models.language_model import LanguageModel, block_mask
+from everlearn.models.documents import block_mask
+from everlearn.models.language_model import LanguageModel
+from everlearn.models.logprobs import divergence_from, squared_norm
 from everlearn.testing.toys import question, toy_folder, toy_model, toy_module, toy_tokenizer
 
 DOCUMENTS = [Example(text=t) for t in ("the cat sat on the mat.", "a dog", "no, not again")]
@@ -151,3 +153,34 @@ def test_entropies_and_divergences_are_those_of_the_models_own_logits(capped: bo
     torch.testing.assert_close(divergences.double(), (logp.exp() * (logp - logq)).sum(-1), rtol=1e-4, atol=1e-6)
     same = models[0].token_divergences(given, models[0])
     torch.testing.assert_close(same.detach(), torch.zeros_like(same), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_statistics_are_those_of_the_models_own_logits(capped: bool) -> None:
+    models = [LanguageModel(Capped() if capped else toy_module(seed), toy_tokenizer(), "toy") for seed in (0, 1)]
+    given = batch(models[0], packed=True)
+    before = torch.roll(given.supervised, -1, dims=1)
+    logits, others = (m._logits(given)[before] for m in models)
+    said = models[1].said(given)
+    assert not said.states.requires_grad
+    torch.testing.assert_close(said.logits(slice(0, len(others))).double(), others, rtol=1e-5, atol=1e-6)
+    logp, logq = logits.log_softmax(-1), others.log_softmax(-1)
+    pairs = [
+        (squared_norm, ((logits - logits.mean(-1, keepdim=True)) ** 2).sum(-1)),
+        (divergence_from(said), (logq.exp() * (logq - logp)).sum(-1)),
+    ]
+    for statistic, plain in pairs:
+        found = models[0].token_statistic(given, statistic)
+        assert found.requires_grad
+        torch.testing.assert_close(found.double(), plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_target_logits_are_the_models_own(capped: bool) -> None:
+    model = LanguageModel(Capped().eval(), toy_tokenizer(), "capped") if capped else toy_model()
+    given = batch(model, packed=True)
+    with torch.no_grad():
+        logits = model._logits(given)[torch.roll(given.supervised, -1, dims=1)]
+    found = model.token_logits(given)
+    assert found.requires_grad
+    torch.testing.assert_close(found.detach(), logits.gather(-1, given.tokens[given.supervised][:, None])[:, 0])
