@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from everlearn.learner import Learner, learn
     from everlearn.matrix import Matrix
     from everlearn.method import Context, Method, chain
-    from everlearn.methods.adapters import LoRA
+    from everlearn.methods.adapters import DoRA, LoRA, RSLoRA
     from everlearn.methods.anchors import EWC, L2SP
     from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
     from everlearn.methods.dark_replay import DER, DERPP
@@ -41,15 +41,20 @@ if TYPE_CHECKING:
     from everlearn.methods.gdumb import GDumb
     from everlearn.methods.growth import BlockExpansion, DepthSplice
     from everlearn.methods.importance import MAS, SI, RWalk
+    from everlearn.methods.incremental import IncLoRA, SDLoRA
+    from everlearn.methods.inflora import InfLoRA
     from everlearn.methods.interference import GSS, MIR
+    from everlearn.methods.orthogonal import NLoRA, OLoRA, SelfRegularizedCLoRA
     from everlearn.methods.projection import AGEM, GEM
     from everlearn.methods.pruning import FAPM, PackNet, SparseMovement
     from everlearn.methods.rehearsal import LAMOL, SSR
     from everlearn.methods.replay import Replay, RepresentativeReplay, SpacedReplay
+    from everlearn.methods.shared import SLAO, RoutingCLoRA
     from everlearn.methods.soft_masks import SoftMask
     from everlearn.methods.sparse_vectors import DARE, DELLA, TIES, Breadcrumbs
     from everlearn.methods.subspaces import GPM, OGD, OSF
     from everlearn.methods.task_vectors import OPCM, SLERP, MagMax, TaskArithmetic
+    from everlearn.methods.tree_lora import TreeLoRA
     from everlearn.metrics.likelihood import Choice, TokenAccuracy, TokenLikelihood
     from everlearn.metrics.overlap import EditSimilarity, RougeL, Sari
     from everlearn.metrics.suites import general_suite
@@ -79,7 +84,7 @@ _HOMES = {
     "everlearn.learner": "Learner learn",
     "everlearn.matrix": "Matrix",
     "everlearn.method": "Context Method chain",
-    "everlearn.methods.adapters": "LoRA",
+    "everlearn.methods.adapters": "DoRA LoRA RSLoRA",
     "everlearn.methods.anchors": "EWC L2SP",
     "everlearn.methods.averaging": "EMA LMCocktail ModelStock Soup WiSEFT",
     "everlearn.methods.dark_replay": "DER DERPP",
@@ -88,15 +93,20 @@ _HOMES = {
     "everlearn.methods.gdumb": "GDumb",
     "everlearn.methods.growth": "BlockExpansion DepthSplice",
     "everlearn.methods.importance": "MAS RWalk SI",
+    "everlearn.methods.incremental": "IncLoRA SDLoRA",
+    "everlearn.methods.inflora": "InfLoRA",
     "everlearn.methods.interference": "GSS MIR",
+    "everlearn.methods.orthogonal": "NLoRA OLoRA SelfRegularizedCLoRA",
     "everlearn.methods.projection": "AGEM GEM",
     "everlearn.methods.pruning": "FAPM PackNet SparseMovement",
     "everlearn.methods.rehearsal": "LAMOL SSR",
     "everlearn.methods.replay": "Replay RepresentativeReplay SpacedReplay",
+    "everlearn.methods.shared": "RoutingCLoRA SLAO",
     "everlearn.methods.soft_masks": "SoftMask",
     "everlearn.methods.sparse_vectors": "Breadcrumbs DARE DELLA TIES",
     "everlearn.methods.subspaces": "GPM OGD OSF",
     "everlearn.methods.task_vectors": "MagMax OPCM SLERP TaskArithmetic",
+    "everlearn.methods.tree_lora": "TreeLoRA",
     "everlearn.metrics.likelihood": "Choice TokenAccuracy TokenLikelihood",
     "everlearn.metrics.overlap": "EditSimilarity RougeL Sari",
     "everlearn.metrics.suites": "general_suite",
@@ -135,6 +145,7 @@ __all__ = [
     "OPCM",
     "OSF",
     "SI",
+    "SLAO",
     "SLERP",
     "SSR",
     "TIES",
@@ -147,6 +158,7 @@ __all__ = [
     "Completion",
     "Context",
     "DepthSplice",
+    "DoRA",
     "EditSimilarity",
     "Engine",
     "ExactMatch",
@@ -156,6 +168,8 @@ __all__ = [
     "GDumb",
     "Grid",
     "InProcess",
+    "IncLoRA",
+    "InfLoRA",
     "LMCocktail",
     "LanguageModel",
     "Learn",
@@ -168,13 +182,16 @@ __all__ = [
     "Message",
     "Method",
     "ModelStock",
+    "NLoRA",
     "NewInputsKL",
     "NextToken",
     "NumericMatch",
+    "OLoRA",
     "OldInputsKL",
     "PackNet",
     "PrefixMatch",
     "Processes",
+    "RSLoRA",
     "RWalk",
     "ReasoningGym",
     "Recipe",
@@ -182,12 +199,15 @@ __all__ = [
     "RepresentativeReplay",
     "Retain",
     "RougeL",
+    "RoutingCLoRA",
     "Run",
+    "SDLoRA",
     "SGLangSampler",
     "Sampler",
     "Sampling",
     "Sari",
     "Schedule",
+    "SelfRegularizedCLoRA",
     "Server",
     "Settings",
     "SoftMask",
@@ -199,6 +219,7 @@ __all__ = [
     "TaskArithmetic",
     "TokenAccuracy",
     "TokenLikelihood",
+    "TreeLoRA",
     "VLLMSampler",
     "WiSEFT",
     "audit",

@@ -8,6 +8,7 @@ Each adapter stands for its product, scale B A, and the merged product is cut ba
 values. What that loses is kept in the memory under "lost", a fraction of the squared norm; full weights lose nothing.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from everlearn.method import Context, Method, Tensors
 from everlearn.models.lora import LoRALinear, adapters
 from everlearn.randomness import generator
 from everlearn.types import Memory
+
+FIRST = re.compile(r"(?P<layer>.+)\.A(?P<number>\.\d+)?")
+"""The first factor of an adapter, of which a layer may have several, by number."""
 
 Begins = Literal["base", "last", "merged"]
 Facts = Mapping[str, Any]
@@ -152,7 +156,8 @@ def paired(ctx: Context, weights: Tensors) -> dict[str, LoRALinear]:
         MethodError: if there are factors of another kind of adapter, which would be merged apart.
     """
     found = adapters(ctx.model.module)
-    both = [n.removesuffix(".A") for n in weights if n.endswith(".A") and f"{n.removesuffix('.A')}.B" in weights]
+    firsts = [match for name in weights if (match := FIRST.fullmatch(name))]
+    both = [m["layer"] for m in firsts if f"{m['layer']}.B{m['number'] or ''}" in weights]
     if unknown := [name for name in both if name not in found]:
         raise MethodError(
             f"{unknown[0]} ({len(unknown)} in all) has factors A and B of an adapter that merging does not know, and "

@@ -170,6 +170,8 @@ def test_factors_that_merging_does_not_know_are_not_merged_apart() -> None:
     ctx, weights = moment(chain())
     with pytest.raises(MethodError, match=r"other \(1 in all\) has factors A and B of an adapter"):
         paired(ctx, {**weights, "other.A": torch.zeros(1, 2), "other.B": torch.zeros(2, 1)})
+    with pytest.raises(MethodError, match=r"other.*merging does not know"):
+        paired(ctx, {**weights, "other.A.3": torch.zeros(1, 2), "other.B.3": torch.zeros(2, 1)})
 
 
 def test_where_an_expert_begins() -> None:

@@ -12,7 +12,7 @@ from everlearn.examples import Batch
 from everlearn.method import Context, Method, Tensors
 from everlearn.methods.masks import Bits, any_of, largest, pack_bits, unpack_bits
 from everlearn.methods.quadratics import copies, count, drift, require_strength
-from everlearn.models.lora import adapters
+from everlearn.models.adapted import adapted
 from everlearn.types import Memory
 
 
@@ -48,9 +48,9 @@ class FAPM(Method):
 
     def merge(self, memory: Memory, before: Tensors, after: Tensors, ctx: Context) -> Tensors:
         """The weights before, with the part of the change that is kept."""
-        if adapted := adapters(ctx.model.module):
+        if layers := adapted(ctx.model.module):
             raise MethodError(
-                f"{self} chooses single weights, and {next(iter(adapted))} learns through an adapter, whose product "
+                f"{self} chooses single weights, and {next(iter(layers))} learns through an adapter, whose product "
                 "changes all of them; leave LoRA out, or FAPM."
             )
         scores = {name: _forgetting_aware(before[name], w.to(before[name].device)) for name, w in after.items()}

@@ -16,8 +16,9 @@ from everlearn.errors import ConfigError, MethodError
 from everlearn.examples import Batch
 from everlearn.method import Context, Method, Tensors
 from everlearn.methods.spans import extended_basis, extended_directions, laid_out, off_directions, off_inputs, precise
+from everlearn.models.adapted import is_transposed, matrix
 from everlearn.models.inputs import layer_inputs, linear_layers
-from everlearn.models.lora import LoRALinear, is_transposed, matrix
+from everlearn.models.lora import LoRALinear
 from everlearn.randomness import permutation
 from everlearn.types import Memory
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from everlearn.errors import ModelError
 from everlearn.examples import Batch
+from everlearn.models.adapted import adapted
 from everlearn.models.layers import Inputs, below, decoder_layers, drops, frozen_below, starting_from, states_after
-from everlearn.models.lora import adapters
 from everlearn.weights import from_bytes, tensors_hash, to_bytes
 
 FILE = "activations.sqlite"
@@ -96,8 +96,9 @@ class Lower:
         self.module, self.store, self.count = module, store, frozen_below(module)
         layers = decoder_layers(module)[: self.count]
         self.drops = drops(layers)
-        scales = {name: one.scale for name, one in adapters(module).items()}
-        made_by = [tensors_hash(below(module, self.count)), str(module.config), str(sorted(scales.items())), self.count]
+        settings = {name: one.settings() for name, one in adapted(module).items()}
+        frozen = tensors_hash(below(module, self.count))
+        made_by = [frozen, str(module.config), str(sorted(settings.items())), self.count]
         self.weights = hashlib.sha256(repr(made_by).encode()).hexdigest()
 
     @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from everlearn.errors import ModelError
-from everlearn.models.lora import adapters
+from everlearn.models.adapted import adapted
 
 COPY = "_copy"
 """What a new block's name ends with."""
@@ -69,7 +69,7 @@ def grow(module: nn.Module, order: Sequence[int]) -> list[nn.Module]:
     path, old = _find(module)
     names = [f"{block}{COPY if block in order[:place] else ''}" for place, block in enumerate(order)]
     if not has_grown(module):
-        if adapters(module):
+        if adapted(module):
             raise ModelError("blocks with adapters are not copied; in a chain, put what grows a model before LoRA.")
         blocks = dict(old.named_children())
         blocks |= {name: _copied(blocks[name.removesuffix(COPY)]) for name in names if name.endswith(COPY)}
