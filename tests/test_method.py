@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 
 from everlearn.errors import MethodError
 from everlearn.examples import Batch, Example
-from everlearn.method import HOOKS, Chain, Context, Method, chain, overrides, require_sharding
+from everlearn.method import HOOKS, Chain, Context, Method, chain, overrides, require_scenario, require_sharding
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.anchors import EWC, L2SP
 from everlearn.methods.replay import Replay
@@ -85,3 +86,18 @@ def test_a_method_is_held_to_replicated_parameters_unless_it_says_more() -> None
     require_sharding(EWC(), "replicated")
     with pytest.raises(MethodError, match=r"EWC\(.* needs parameters replicated, and this launch has them sharded"):
         require_sharding(chain(LoRA(), EWC()), "sharded")
+
+
+@dataclass(frozen=True)
+class Told(Method):
+    """Needs to be told."""
+
+    needs_task: ClassVar[bool] = True
+
+
+def test_a_method_that_has_to_be_told_is_refused_where_the_scenario_does_not_tell() -> None:
+    require_scenario(chain(Told(), LoRA()), "task")
+    require_scenario(chain(LoRA(), Replay()), "class")
+    for method in (Told(), chain(LoRA(), Told())):
+        with pytest.raises(MethodError, match=r"Told\(\) has to be told .* a class-incremental stream"):
+            require_scenario(method, "class")

@@ -6,7 +6,7 @@ logits (or it scales, caps or changes them on the way), and whether documents pa
 get the logits that they get alone (or the model mixes tokens otherwise than by attention).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from everlearn.errors import ModelError
 from everlearn.examples import Batch, Encoded, Example, Message
 from everlearn.models.load import Tokenizer, identity, load
 from everlearn.models.logprobs import head_divergences, head_entropies, head_logprobs, head_scores
+from everlearn.models.routing import Router, routed
 
 
 class LanguageModel:
@@ -27,12 +28,15 @@ class LanguageModel:
         module: a Hugging Face causal language model.
         tokenizer: its tokenizer, padding on the right.
         name: where it came from: a hub name, a directory, a GGUF file, or "embedded".
+
+    `router` decides for each document which adapters act and what stands before it; None where nothing is routed.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Tokenizer, name: str) -> None:
         self.module = module
         self.tokenizer = tokenizer
         self.name = name
+        self.router: Router | None = None
 
     @classmethod
     def open(cls, name: str = "embedded", dtype: str | None = None, device: str | None = None) -> "LanguageModel":
@@ -166,7 +170,7 @@ class LanguageModel:
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states, (B, T, D), after the final norm."""
         inner = self.module.get_submodule(str(self.module.base_model_prefix))
-        return inner(**self._inputs(batch), use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+        return self._read(batch, lambda given: inner(**given, use_cache=False).last_hidden_state)
 
     @cached_property
     def splits_head(self) -> bool:
@@ -186,11 +190,20 @@ class LanguageModel:
         return _close(together[:4], apart[0, :4]) and _close(together[4:], apart[1, :6])
 
     @contextmanager
+    def unrouted(self) -> Iterator[None]:
+        """Inside, routed adapters and soft prompts do not act."""
+        router, self.router = self.router, None
+        try:
+            yield
+        finally:
+            self.router = router
+
+    @contextmanager
     def _probing(self) -> Iterator[None]:
-        """Without gradients and dropout, whatever mode the model is in."""
+        """Without gradients and dropout, whatever mode the model is in, and unrouted."""
         learning = self.module.training
         self.module.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), self.unrouted():
             yield
         self.module.train(learning)
 
@@ -210,7 +223,14 @@ class LanguageModel:
         return torch.roll(where, -1, dims=1), batch.tokens.to(self.device)[where]
 
     def _logits(self, batch: Batch) -> Tensor:
-        return self.module(**self._inputs(batch), use_cache=False).logits  # type: ignore[no-any-return]
+        return self._read(batch, lambda given: self.module(**given, use_cache=False).logits)
+
+    def _read(self, batch: Batch, forward: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
+        """(B, T, ...) what a forward pass makes of the batch's tokens, each document by its own route."""
+        if self.router is None:
+            return forward(self._inputs(batch))
+        with routed(self.router, batch, self.device) as led:
+            return led.own(forward(self._inputs(led.batch)))
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
         segments = batch.segments.to(self.device)
