@@ -40,7 +40,7 @@ BODY_LINES_P95 = 20  # the tail is where set-up code rots, so it is the number t
 ARGUMENTS = 6  # more of them are a dataclass that has no name yet
 MORE_ARGUMENTS = {
     "everlearn.cli",  # a command's arguments are its flags
-    "everlearn.models.lora.forward",  # autograd sees the tensors that it is given one by one
+    "everlearn.models.adapted.forward",  # autograd sees the tensors that it is given one by one
     "everlearn.models.attention.attend",  # transformers' own signature
     "everlearn.models.slots.attend",  # transformers calls it by these names; an unknown one has to fail
 }

@@ -1,30 +1,17 @@
-"""Low-rank adapters on linear layers (arXiv:2106.09685), with a forward pass that half precision does not swallow.
-
-In half precision, W x is rounded before s B A x is added to it, and what is smaller than half a unit in the last place
-of W x is lost: a young adapter is scored as if it had learned half of what it has. Here both are one matrix product
-over joined inputs, [x | s A x] [W | B]^T, accumulated in float32 and rounded once. With a float32 or float64 layer the
-plain formula is exact enough.
-"""
+"""Low-rank adapters on linear layers (arXiv:2106.09685): put on, found, folded."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
-from torch.nn.functional import dropout, linear
+from torch import nn
 
 from everlearn.errors import ModelError
-
-HALF = (torch.bfloat16, torch.float16)
-KINDS = (*HALF, torch.float32, torch.float64)
-
-Join = Callable[[], Tensor]
-"""Gives (out, in + rank), a layer's weight with room beside it."""
+from everlearn.models.adapted import Adapted, Pairs, adapted, is_transposed
 
 
-class LoRALinear(nn.Module):
+class LoRALinear(Adapted):
     """A frozen linear layer and its adapter: y = W x + b + scale B A x.
 
     A is drawn uniformly as in the reference code (Kaiming with a = sqrt(5)) from torch's default generator, on the
@@ -42,111 +29,20 @@ class LoRALinear(nn.Module):
     """
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.base, self.rank, self.scale, self.dropout = base.requires_grad_(False), rank, scale, dropout
-        if self.weight.dtype not in KINDS:
-            raise ModelError(
-                f"a linear layer's weights are {self.weight.dtype}, and adapters go on floating-point ones; load the "
-                "model without quantisation."
-            )
-        kind = torch.float32 if self.weight.dtype in HALF else self.weight.dtype
-        a = nn.init.kaiming_uniform_(torch.empty(rank, self.in_features), a=math.sqrt(5))
-        self.A = nn.Parameter(a.to(self.weight.device, kind))
-        self.B = nn.Parameter(torch.zeros(self.out_features, rank, dtype=kind, device=self.weight.device))
-        self._joined: Tensor | None = None
-        self._apart = False
-        self._settled: Tensor | None = None
+        super().__init__(base, dropout)
+        self.rank, self.scale = rank, scale
+        self.A, self.B = fresh_pair(self, rank)
 
-    @property
-    def weight(self) -> Tensor:
-        """(out, in) of the frozen layer alone; a view."""
-        return matrix(self.base)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """(out,) of the frozen layer, or None."""
-        bias = self.base.bias
-        assert bias is None or isinstance(bias, Tensor)
-        return bias
-
-    @property
-    def in_features(self) -> int:
-        """Width of the input."""
-        return self.weight.shape[1]
-
-    @property
-    def out_features(self) -> int:
-        """Width of the output."""
-        return self.weight.shape[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
-        if self._settled is not None and self._joined is not None:
-            return linear(torch.cat([x, linear(x, self._settled)], -1), self._joined, self.bias)
-        kept = dropout(x, self.dropout, self.training)
-        if self.weight.dtype not in HALF:
-            return linear(x, self.weight, self.bias) + self.scale * linear(linear(kept, self.A), self.B)
-        inner = linear(kept, (self.scale * self.A).to(x.dtype))
-        return _Joined.apply(x, inner, self.B, self._join, self.bias)  # type: ignore[no-any-return, no-untyped-call]
-
-    def delta(self) -> Tensor:
-        """(out, in) what the adapter adds to the weight, in the adapter's precision."""
-        return self.scale * (self.B @ self.A).detach()
-
-    def separate(self) -> None:
-        """Give W a place of its own for good: one that is sharded is there during a pass alone, and copied in each."""
-        self._apart, self._joined = True, None
-        self.base.weight.data = self.weight.T.contiguous() if is_transposed(self.base) else self.weight.contiguous()
-
-    def settle(self) -> None:
-        """Write B beside W and keep the scaled A, as `forward` does in each pass, until `unsettle`.
-
-        For half precision in evaluation alone: until then a change of A or B is not seen, and nothing has a gradient.
-        """
-        if self.weight.dtype in HALF:
-            with torch.no_grad():
-                self._join()[:, -self.rank :] = self.B
-                self._settled = (self.scale * self.A).to(self.weight.dtype)
-
-    def unsettle(self) -> None:
-        """Follow A and B again."""
-        self._settled = None
-
-    def _join(self) -> Tensor:
-        """(out, in + rank), whose first columns are W: it lives there, so that it is not copied in each pass."""
-        if self._apart:
-            return torch.cat([self.weight, self.weight.new_zeros(self.out_features, self.rank)], 1).detach()
-        if self._joined is None or self._joined.data_ptr() != self.weight.data_ptr():
-            with torch.inference_mode(False), torch.no_grad():  # else a first pass in inference could not be followed
-                self._joined = torch.cat([self.weight, self.weight.new_zeros(self.out_features, self.rank)], 1)
-                view = self._joined[:, : -self.rank]
-                self.base.weight.data = view.T if is_transposed(self.base) else view
-        return self._joined
+    def pairs(self) -> Pairs:
+        """The one pair."""
+        return (self.scale * self.A,), (self.B,)
 
 
-class _Joined(torch.autograd.Function):
-    """y = [x | inner] [W | B]^T + bias; no gradient for W and bias.
-
-    B is written beside W anew in each pass, forward and backward, since in between it may have been another's turn.
-    """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, inner: Tensor, b: Tensor, join: Join, bias: Tensor | None) -> Tensor:
-        joined = join()
-        joined[:, x.shape[-1] :] = b
-        ctx.save_for_backward(inner, b)
-        ctx.join = join  # type: ignore[attr-defined]  # [W | B] saved would be refused once B is written again
-        return linear(torch.cat([x, inner], -1), joined, bias)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        inner, b = ctx.saved_tensors  # type: ignore[attr-defined]
-        joined, (grad,) = ctx.join(), upstream  # type: ignore[attr-defined]
-        rank = inner.shape[-1]
-        joined[:, -rank:] = b
-        both = grad @ joined
-        grad_b = grad.flatten(0, -2).T @ inner.flatten(0, -2)
-        return both[..., :-rank], both[..., -rank:], grad_b.to(b.dtype), None, None
+def fresh_pair(layer: Adapted, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """A (rank, in), drawn, and B (out, rank), zero, for a layer; see `LoRALinear`."""
+    a = nn.init.kaiming_uniform_(torch.empty(rank, layer.in_features), a=math.sqrt(5))
+    b = torch.zeros(layer.out_features, rank, dtype=layer.kind, device=layer.weight.device)
+    return nn.Parameter(a.to(layer.weight.device, layer.kind)), nn.Parameter(b)
 
 
 def wrap(module: nn.Module, targets: str | Sequence[str], rank: int, alpha: float, dropout: float = 0.0) -> None:
@@ -178,9 +74,11 @@ def put(module: nn.Module, name: str, rank: int, scale: float, dropout: float = 
         ModelError: if there is one that is not alike.
     """
     layer = module.get_submodule(name)
-    if not isinstance(layer, LoRALinear):
+    if not isinstance(layer, Adapted):
         layer = LoRALinear(layer, rank, scale, dropout)
-        _set(module, name, layer)
+        replace(module, name, layer)
+    if not isinstance(layer, LoRALinear):
+        raise ModelError(f"{name} is a {type(layer).__name__}; fold it before it gets another kind of adapter.")
     there, asked = (layer.rank, layer.scale, layer.dropout), (rank, scale, dropout)
     if there != asked:
         raise ModelError(
@@ -191,14 +89,14 @@ def put(module: nn.Module, name: str, rank: int, scale: float, dropout: float = 
 
 
 def adapters(module: nn.Module) -> dict[str, LoRALinear]:
-    """The adapted layers by name."""
+    """The layers with one adapter each, by name; `everlearn.models.adapted` finds those of any kind."""
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, LoRALinear)}
 
 
 @contextmanager
 def settled(module: nn.Module) -> Iterator[None]:
     """Inside, weights stand still, and what adapters prepare in each pass is prepared once; see `LoRALinear.settle`."""
-    layers = adapters(module).values()
+    layers = adapted(module).values()
     try:
         for layer in layers:
             layer.settle()
@@ -214,12 +112,12 @@ def fold(module: nn.Module) -> None:
     The sum is made in the adapter's precision and rounded to the layer's once: in half precision that loses of a small
     adapter what is below half a unit in the last place. Float it first where that matters.
     """
-    for name, adapter in adapters(module).items():
-        total = (adapter.weight.to(adapter.A.dtype) + adapter.delta()).to(adapter.weight.dtype)
-        if is_transposed(adapter.base):
+    for name, layer in adapted(module).items():
+        total = layer.folded().to(layer.weight.dtype)
+        if is_transposed(layer.base):
             total = total.T.contiguous()
-        adapter.base.weight = nn.Parameter(total, requires_grad=False)  # its own, should it have been tied
-        _set(module, name, adapter.base)
+        layer.base.weight = nn.Parameter(total, requires_grad=False)  # its own, should it have been tied
+        replace(module, name, layer.base)
 
 
 def chosen(module: nn.Module, targets: str | Sequence[str]) -> list[str]:
@@ -246,20 +144,9 @@ def chosen(module: nn.Module, targets: str | Sequence[str]) -> list[str]:
     return [name for name in linears if any(_ends(name, w) for w in wanted)]
 
 
-def is_transposed(layer: nn.Module) -> bool:
-    """Whether a layer is GPT-2's kind of linear layer, which keeps its weight as (in, out)."""
-    return type(layer).__name__ == "Conv1D"
-
-
-def matrix(layer: nn.Module) -> Tensor:
-    """A linear layer's weight as (out, in); a view."""
-    weight = layer.get_parameter("weight")
-    return weight.T if is_transposed(layer) else weight
-
-
 def _linears(module: nn.Module) -> dict[str, nn.Module]:
-    found = {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear | LoRALinear) or is_transposed(m)}
-    inside = {f"{name}.base" for name in adapters(module)}
+    found = {n: m for n, m in module.named_modules() if isinstance(m, nn.Linear | Adapted) or is_transposed(m)}
+    inside = {f"{name}.base" for name in adapted(module)}
     return {name: layer for name, layer in found.items() if name not in inside}
 
 
@@ -267,6 +154,7 @@ def _ends(name: str, target: str) -> bool:
     return f".{name}".endswith(f".{target}")
 
 
-def _set(module: nn.Module, name: str, layer: nn.Module) -> None:
+def replace(module: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer where another one of this name is."""
     parent, _, leaf = name.rpartition(".")
     setattr(module.get_submodule(parent), leaf, layer)

@@ -35,8 +35,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from everlearn.data.shares import shares
 from everlearn.errors import ConfigError, EverlearnError
 from everlearn.examples import Batch, Step
+from everlearn.models.adapted import HALF, adapted
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.lora import HALF, adapters
 from everlearn.types import Memory
 from everlearn.weights import pack, unpack
 
@@ -266,8 +266,8 @@ def _shard(model: LanguageModel, plugin: FullyShardedDataParallelPlugin) -> Pass
     if not isinstance(module, FSDPModule):
         assert model.splits_head in (True, False)  # probed now, since a probe is a forward pass of its own
         assert model.packs in (True, False)
-        for adapter in adapters(module).values():
-            adapter.separate()
+        for layer in adapted(module).values():
+            layer.separate()
         plugin.set_auto_wrap_policy(module)
         layer = fsdp2_prepare_auto_wrap_policy(plugin, module)
         # Gradients of half precision are summed in float32; others in their own precision.

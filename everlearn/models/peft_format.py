@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from everlearn.errors import ModelError
 from everlearn.files import read_json, write_json
-from everlearn.models.lora import LoRALinear, adapters, chosen, is_transposed, matrix, put
+from everlearn.models.adapted import is_transposed, matrix
+from everlearn.models.lora import LoRALinear, adapters, chosen, put
 from everlearn.weights import load_tensors, save_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
