@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from everlearn.method import Context as Context
     from everlearn.method import Method as Method
     from everlearn.method import chain as chain
+    from everlearn.methods.adapters import DoRA as DoRA
     from everlearn.methods.adapters import LoRA as LoRA
+    from everlearn.methods.adapters import RSLoRA as RSLoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
     from everlearn.methods.replay import Replay as Replay
@@ -83,6 +85,7 @@ _HOME = {
     "Compared": "everlearn.grid.compare",
     "Completion": "everlearn.models.sampling",
     "Context": "everlearn.method",
+    "DoRA": "everlearn.methods.adapters",
     "EWC": "everlearn.methods.anchors",
     "EditSimilarity": "everlearn.metrics.overlap",
     "ExactMatch": "everlearn.metrics.text",
@@ -103,6 +106,7 @@ _HOME = {
     "NumericMatch": "everlearn.metrics.text",
     "PrefixMatch": "everlearn.metrics.text",
     "Processes": "everlearn.grid.executors",
+    "RSLoRA": "everlearn.methods.adapters",
     "ReasoningGym": "everlearn.metrics.text",
     "Recipe": "everlearn.models.optim",
     "Replay": "everlearn.methods.replay",
@@ -151,6 +155,7 @@ __all__ = [
     "Compared",
     "Completion",
     "Context",
+    "DoRA",
     "EditSimilarity",
     "ExactMatch",
     "Example",
@@ -169,6 +174,7 @@ __all__ = [
     "NumericMatch",
     "PrefixMatch",
     "Processes",
+    "RSLoRA",
     "ReasoningGym",
     "Recipe",
     "Replay",

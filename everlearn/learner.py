@@ -150,7 +150,7 @@ class _Lesson:
         total = sum(p.numel() for p in model.parameters().values())
         rate = recipe.optimiser.rate(sum(p.numel() for p in parameters.values()), total)
         self.optimiser = Optimiser(recipe.optimiser, parameters, rate, model.embeddings())
-        self.optimiser.assign(processes.spread({n: w for n, w in state.weights.items() if n in parameters}))
+        self.optimiser.recall(processes.spread({n: w for n, w in state.weights.items() if n in parameters}))
         self.before = self.optimiser.values() if "merge" in self.hooks else {}
         self.at, self.saved, self.best = _Position(), time.monotonic(), dict[str, Tensor]()
 

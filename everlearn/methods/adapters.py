@@ -1,10 +1,12 @@
 """Low-rank adapters: what learns is small, and a version costs megabytes."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from everlearn.errors import ConfigError
 from everlearn.method import Method
+from everlearn.models.dora import wrap_dora
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.lora import wrap
 from everlearn.types import Memory
@@ -34,11 +36,76 @@ class LoRA(Method):
 
     def __post_init__(self) -> None:
         """Refuse a rank below one."""
-        if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise ConfigError(f"{self}: rank is 1 or more, dropout in [0, 1).")
+        _require_rank(self, self.rank, self.dropout)
 
     def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
         """Wrap the target layers and freeze everything else."""
         alpha = 2.0 * self.rank if self.alpha is None else self.alpha
         wrap(model.module, self.targets, self.rank, alpha, self.dropout)
         return model
+
+
+@dataclass(frozen=True)
+class RSLoRA(Method):
+    """LoRA whose update is scaled so that its size does not depend on the rank (rsLoRA, arXiv:2312.03732, Theorem 3.2).
+
+    y = W x + (alpha / sqrt(rank)) B A x. Folds into the base exactly. All linear layers but the head by default, as in
+    `LoRA`.
+
+    Args:
+        rank: r.
+        alpha: scales the update by alpha / sqrt(rank); the default is that of LoRA with rank 16 and alpha 32.
+        targets: as in `LoRA`.
+        dropout: probability of dropping each input of A while learning.
+    """
+
+    shardings: ClassVar = frozenset({"replicated", "sharded"})  # acts before parameters are sharded
+
+    rank: int = 16
+    alpha: float = 8.0
+    targets: str | tuple[str, ...] = "all-linear"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a rank below one."""
+        _require_rank(self, self.rank, self.dropout)
+
+    def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
+        """Wrap the target layers and freeze everything else."""
+        wrap(model.module, self.targets, self.rank, self.alpha * math.sqrt(self.rank), self.dropout)
+        return model
+
+
+@dataclass(frozen=True)
+class DoRA(Method):
+    """LoRA for the direction of each row of a weight, and a learned length for it (DoRA, arXiv:2402.09353, eq. 5).
+
+    y = m (W + s B A) / ||W + s B A|| x, row by row of the output, with s = alpha / rank and m = ||W|| at first. As in
+    the paper's section 4.3 and in PEFT, no gradient passes through the norm. Folds into the base exactly.
+
+    Args:
+        rank: r.
+        alpha: scales the update by alpha / rank; None takes 2 * rank.
+        targets: as in `LoRA`.
+        dropout: probability of dropping each input of A while learning.
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    targets: str | tuple[str, ...] = "all-linear"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a rank below one."""
+        _require_rank(self, self.rank, self.dropout)
+
+    def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
+        """Wrap the target layers and freeze everything else."""
+        alpha = 2.0 * self.rank if self.alpha is None else self.alpha
+        wrap_dora(model.module, self.targets, self.rank, alpha / self.rank, self.dropout)
+        return model
+
+
+def _require_rank(method: Method, rank: int, dropout: float) -> None:
+    if rank < 1 or not 0 <= dropout < 1:
+        raise ConfigError(f"{method}: rank is 1 or more, dropout in [0, 1).")

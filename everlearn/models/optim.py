@@ -224,6 +224,13 @@ class Optimiser:
                 self.masters[name].copy_(value)
         self.publish()
 
+    def recall(self, values: Mapping[str, Tensor]) -> None:
+        """Set the masters whose parameters round them, from a saved version that the model already holds.
+
+        The others are the model's own parameters: what `Method.params` has put there since stays.
+        """
+        self.assign({n: v for n, v in values.items() if self.masters[n] is not self.parameters[n]})
+
     def publish(self) -> None:
         """Copy the masters into the model's own parameters where these are in half precision."""
         with torch.no_grad():

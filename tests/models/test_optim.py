@@ -120,3 +120,14 @@ def test_muon_leaves_embeddings_and_vectors_to_adamw() -> None:
 def test_moments_of_eight_bits_are_refused_on_a_processor() -> None:
     with pytest.raises(ConfigError, match="8 bits are for CUDA"):
         Optimiser(AdamW(bits=8), {"w": torch.zeros(2, requires_grad=True)}, 0.1)
+
+
+def test_a_saved_version_is_recalled_where_parameters_round_it_and_nowhere_else() -> None:
+    parameters = {
+        "half": torch.tensor([1.0], dtype=torch.bfloat16, requires_grad=True),
+        "full": torch.tensor([5.0], requires_grad=True),
+    }
+    optimiser = Optimiser(AdamW(), parameters, 1.0)
+    optimiser.recall({"half": torch.tensor([1.001]), "full": torch.tensor([7.0])})
+    assert optimiser.values() == {"half": torch.tensor([1.001]), "full": torch.tensor([5.0])}
+    assert parameters["half"].item() == 1.0
