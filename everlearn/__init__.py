@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import RSLoRA as RSLoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
+    from everlearn.methods.prompts import L2P as L2P
+    from everlearn.methods.prompts import ProgressivePrompts as ProgressivePrompts
     from everlearn.methods.replay import Replay as Replay
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
@@ -93,6 +95,7 @@ _HOME = {
     "Experience": "everlearn.types",
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
+    "L2P": "everlearn.methods.prompts",
     "L2SP": "everlearn.methods.anchors",
     "LanguageModel": "everlearn.models.language_model",
     "Learn": "everlearn.registry.gates",
@@ -106,6 +109,7 @@ _HOME = {
     "NumericMatch": "everlearn.metrics.text",
     "PrefixMatch": "everlearn.metrics.text",
     "Processes": "everlearn.grid.executors",
+    "ProgressivePrompts": "everlearn.methods.prompts",
     "RSLoRA": "everlearn.methods.adapters",
     "ReasoningGym": "everlearn.metrics.text",
     "Recipe": "everlearn.models.optim",
@@ -148,6 +152,7 @@ _HOME = {
 
 __all__ = [
     "EWC",
+    "L2P",
     "L2SP",
     "AdamW",
     "AllOf",
@@ -174,6 +179,7 @@ __all__ = [
     "NumericMatch",
     "PrefixMatch",
     "Processes",
+    "ProgressivePrompts",
     "RSLoRA",
     "ReasoningGym",
     "Recipe",

@@ -9,6 +9,7 @@ get the logits that they get alone (or the model mixes tokens otherwise than by 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from everlearn.examples import Batch, Encoded, Example, Message
 from everlearn.models.load import Tokenizer, identity, load
 from everlearn.models.logprobs import head_divergences, head_entropies, head_logprobs, head_scores
 from everlearn.models.routing import Router, routed
+
+R = TypeVar("R", bound=Router)
 
 
 class LanguageModel:
@@ -188,6 +191,18 @@ class LanguageModel:
         with self._probing():
             together, apart = self.hidden(packed)[0], self.hidden(alone)
         return _close(together[:4], apart[0, :4]) and _close(together[4:], apart[1, :6])
+
+    def routed_by(self, kind: type[R], make: Callable[[], R]) -> R:
+        """The model's router, made unless it is there.
+
+        Raises:
+            ModelError: if it has one of another kind.
+        """
+        if self.router is None:
+            self.router = make()
+        if not isinstance(self.router, kind):
+            raise ModelError(f"{self.name} is routed by {type(self.router).__name__} already; chain one such method.")
+        return self.router
 
     @contextmanager
     def unrouted(self) -> Iterator[None]:

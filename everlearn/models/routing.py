@@ -140,6 +140,15 @@ def placed(router: Router | None, weights: Sequence[Tensor | None]) -> Iterator[
         yield
 
 
+def one_hot(names: Sequence[str], known: Sequence[str]) -> Tensor:
+    """(n, K) 1 at each name's place among the known, and nothing but 0 for one that is not among them."""
+    weights = torch.zeros(len(names), len(known))
+    for row, name in enumerate(names):
+        if name in known:
+            weights[row, list(known).index(name)] = 1
+    return weights
+
+
 def requests(batch: Batch) -> list[Request]:
     """A request for each document of a batch in row-major order; for each row, where its documents share a prompt."""
     return [request for _, _, request in _requests(batch)]
@@ -147,7 +156,7 @@ def requests(batch: Batch) -> list[Request]:
 
 def _requests(batch: Batch) -> list[tuple[int, slice, Request]]:
     """Each request, with its row and its columns."""
-    places = _places(batch)
+    places = documents(batch)
     origins = [e.origin for e in batch.examples] if len(batch.examples) == len(places) else [""] * len(places)
     found = []
     for (row, here), origin in zip(places, origins, strict=True):
@@ -157,8 +166,8 @@ def _requests(batch: Batch) -> list[tuple[int, slice, Request]]:
     return found
 
 
-def _places(batch: Batch) -> list[tuple[int, slice]]:
-    """Row and columns of each document, or of each row's documents together where they share a prompt."""
+def documents(batch: Batch) -> list[tuple[int, slice]]:
+    """Row and columns behind each request: a document's, or those of all that share a prompt."""
     found = []
     for row, numbers in enumerate(batch.segments.tolist()):
         used = sum(number > 0 for number in numbers)
@@ -171,7 +180,7 @@ def _led(batch: Batch, leads: Sequence[Tokens]) -> Led:
     """Put tokens in front of documents; where documents share a prompt, in front of that."""
     rows: list[list[Batch]] = [[] for _ in batch.tokens]
     columns: list[list[Tensor]] = [[] for _ in batch.tokens]
-    for (row, here), lead in zip(_places(batch), leads, strict=True):
+    for (row, here), lead in zip(documents(batch), leads, strict=True):
         at = sum(piece.tokens.shape[0] for piece in rows[row])
         rows[row].append(_piece(batch, row, here, lead))
         columns[row].append(torch.arange(here.stop - here.start) + at + len(lead))
@@ -201,7 +210,7 @@ def _piece(batch: Batch, row: int, here: slice, lead: Tokens) -> Batch:
 
 def _spread(batch: Batch, weights: Tensor) -> Tensor:
     """(n, K) weights of requests as (B, T, K) weights of tokens, or (B, 1, K) where each row is one request."""
-    places = _places(batch)
+    places = documents(batch)
     if len(places) == len(batch.tokens):
         return weights[:, None]
     owner = torch.zeros_like(batch.tokens)

@@ -1,14 +1,10 @@
 """A document's route is that of its prompt, whatever stands beside it and however it is read."""
 
-from collections.abc import Sequence
-
 import pytest
 import torch
-from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
 from everlearn.data.packing import Row, collate
-from everlearn.examples import Encoded
 from everlearn.models.answers import answer, identify
 from everlearn.models.decoding import Ask
 from everlearn.models.generate import generate, generate_asked
@@ -19,22 +15,14 @@ from everlearn.testing.toys import question, toy_tokenizer
 from everlearn.types import Given
 from tests.models.forked import EXPERTS, BySum, forked_model
 from tests.models.lively import enders, some_prompts, stirred
+from tests.models.neighbours import TEXTS, document, greedy, logprobs, require_alone_among_neighbours
 
 KINDS = ("weights", "leads", "both")
 CANDIDATES = ("red", "green", "a very blue one", "x")
 EXAMPLES = [question(f"what colour is {w}?", "red") for w in ("grass", "the sky", "a", "an old brick house", "b", "c")]
 
 
-def document(tokens: Sequence[int], prompt: int) -> Encoded:
-    return Encoded(tuple(tokens), tuple(place >= prompt for place in range(len(tokens))))
-
-
-DOCUMENTS = [document(t, p) for t, p in (([7, 8, 9, 10], 2), ([20, 9, 7], 1), ([8, 7, 6, 5, 9, 9], 3), ([30, 7], 1))]
-
-
-def logprobs(model: LanguageModel, rows: Sequence[Sequence[Encoded]]) -> Tensor:
-    with torch.no_grad():
-        return model.token_logprobs(collate([Row(tuple(row)) for row in rows]))
+DOCUMENTS = [document(tokens, prompt) for tokens, prompt in TEXTS]
 
 
 def test_a_request_holds_what_stands_before_the_first_target_and_nothing_of_the_answer() -> None:
@@ -75,17 +63,13 @@ def test_leads_stand_in_front_of_each_document_and_move_it_behind_them() -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_of_a_document_do_not_depend_on_its_neighbours(kind: str) -> None:
+def test_a_document_is_answered_as_if_it_were_alone(kind: str) -> None:
     model = forked_model(kind)
-    alone = torch.cat([logprobs(model, [[d]]) for d in DOCUMENTS])
-    padded = logprobs(model, [[d] for d in DOCUMENTS])
-    packed = logprobs(model, [DOCUMENTS[:3], DOCUMENTS[3:]])
-    assert model.packs
-    assert torch.allclose(alone, padded, atol=1e-10, rtol=0)
-    assert torch.allclose(alone, packed, atol=1e-10, rtol=0)
+    require_alone_among_neighbours(model)
+    rows = [Row((d,)) for d in DOCUMENTS]
     with model.unrouted():
-        plain = logprobs(model, [[d] for d in DOCUMENTS])
-    assert float((plain - padded).abs().max()) > 0.1, "the route matters"
+        plain = logprobs(model, rows)
+    assert float((plain - logprobs(model, rows)).abs().max()) > 0.1, "the route matters"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,12 +79,6 @@ def test_choosing_over_a_shared_prompt_is_choosing_among_separate_rows(kind: str
         plain.__dict__["packs"] = False
         given = [Given(CANDIDATES)] * len(EXAMPLES)
         assert answer(packing, "choose", EXAMPLES, given) == answer(plain, "choose", EXAMPLES, given)
-    prompt, answers = [4, 5, 6], ([9, 9, 7], [8], [7, 9])
-    apart = logprobs(packing, [[document([*prompt, *a], 3)] for a in answers])
-    row = Row((document(prompt[:2], 2), *(document([6, *a], 1) for a in answers)))
-    with torch.no_grad():
-        together = packing.token_logprobs(collate([row], shared=True))
-    assert torch.allclose(apart, together, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,7 +87,7 @@ def test_rows_that_join_and_leave_the_slots_keep_their_routes(kind: str, budget:
     model, prompts = forked_model(kind), [*some_prompts(5, 3), *some_prompts(5)]
     with torch.inference_mode():
         assert reads_by_slots(model)
-    by_definition = [greedy_by_scores(model, p, 5) for p in prompts]
+    by_definition = [greedy(model, p, 5) for p in prompts]
     decode = model.tokenizer.batch_decode
     expected = decode(by_definition, skip_special_tokens=True)
     assert generate(model, prompts, 5, budget) == expected
@@ -117,16 +95,6 @@ def test_rows_that_join_and_leave_the_slots_keep_their_routes(kind: str, budget:
     assert generate(model, prompts, 5, budget, hints=hints) == expected
     with model.unrouted():
         assert generate(model, prompts, 5, budget) != expected, "the route matters"
-
-
-def greedy_by_scores(model: LanguageModel, prompt: Sequence[int], limit: int) -> list[int]:
-    """Greedy decoding, each token by a routed pass over all before it."""
-    tokens, end = list(prompt), model.tokenizer.eos_token_id
-    while len(tokens) < len(prompt) + limit and tokens[len(prompt) :][-1:] != [end]:
-        batch = collate([Row((document([*tokens, 0], len(prompt)),))])
-        with torch.no_grad():
-            tokens.append(int(model._logits(batch)[0, -2].argmax()))
-    return tokens[len(prompt) :]
 
 
 def test_the_librarys_loop_decodes_by_routes_too() -> None:
@@ -150,7 +118,7 @@ def test_the_librarys_loop_decodes_by_routes_too() -> None:
     with torch.inference_mode():
         assert not reads_by_slots(routed_model)
     prompts = some_prompts(8)
-    expected = [greedy_by_scores(routed_model, p, 5) for p in prompts]
+    expected = [greedy(routed_model, p, 5) for p in prompts]
     assert generate(routed_model, prompts, 5, 60) == enders().batch_decode(expected, skip_special_tokens=True)
 
 
