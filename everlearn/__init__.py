@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import RSLoRA as RSLoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
+    from everlearn.methods.experts import SAPT as SAPT
+    from everlearn.methods.experts import MoELoRA as MoELoRA
     from everlearn.methods.prompts import L2P as L2P
     from everlearn.methods.prompts import ProgressivePrompts as ProgressivePrompts
     from everlearn.methods.replay import Replay as Replay
@@ -105,6 +107,7 @@ _HOME = {
     "Matrix": "everlearn.matrix",
     "Message": "everlearn.examples",
     "Method": "everlearn.method",
+    "MoELoRA": "everlearn.methods.experts",
     "NextToken": "everlearn.objectives.next_token",
     "NumericMatch": "everlearn.metrics.text",
     "PrefixMatch": "everlearn.metrics.text",
@@ -117,6 +120,7 @@ _HOME = {
     "Retain": "everlearn.registry.gates",
     "RougeL": "everlearn.metrics.overlap",
     "Run": "everlearn.fold",
+    "SAPT": "everlearn.methods.experts",
     "SGLangSampler": "everlearn.serve.samplers",
     "Sampler": "everlearn.models.sampling",
     "Sampling": "everlearn.models.sampling",
@@ -154,6 +158,7 @@ __all__ = [
     "EWC",
     "L2P",
     "L2SP",
+    "SAPT",
     "AdamW",
     "AllOf",
     "Choice",
@@ -175,6 +180,7 @@ __all__ = [
     "Matrix",
     "Message",
     "Method",
+    "MoELoRA",
     "NextToken",
     "NumericMatch",
     "PrefixMatch",

@@ -61,7 +61,7 @@ class ProgressivePrompts(Method):
             return model
         layer = prompted(model, [self.length] * len(names))
         if layer.encoder is None and self.hidden:
-            layer.encoder = _residual(layer, self.hidden)
+            layer.encoder = _network(layer, self.hidden)
         for learns in (layer.prompts[-1], *(layer.encoder.parameters() if layer.encoder else ())):
             learns.requires_grad_(True)
         router = model.routed_by(_Progressive, lambda: _Progressive(self, layer))
@@ -73,10 +73,12 @@ class ProgressivePrompts(Method):
         if not self.hidden:
             return after
         prompt = next(n for n in after if n.endswith(f".prompts.{len(memory['names']) - 1}"))
-        place = prompt.rpartition(".prompts.")[0] + ".encoder.mlp"
-        w1, b1, w2, b2 = (after[f"{place}.{leaf}"] for leaf in ("0.weight", "0.bias", "2.weight", "2.bias"))
-        made = after[prompt] + (after[prompt] @ w1.T + b1).relu() @ w2.T + b2
-        zeros = {f"{place}.2.weight": torch.zeros_like(w2), f"{place}.2.bias": torch.zeros_like(b2)}
+        place = prompt.rpartition(".prompts.")[0] + ".encoder."
+        first, first_bias, second, second_bias = (
+            after[place + leaf] for leaf in ("first", "first_bias", "second", "second_bias")
+        )
+        made = residual(after[prompt], (first, first_bias, second, second_bias))
+        zeros = {f"{place}second": torch.zeros_like(second), f"{place}second_bias": torch.zeros_like(second_bias)}
         return dict(after) | {prompt: made} | zeros
 
 
@@ -185,20 +187,28 @@ class _Pool:
 
 
 class _Residual(nn.Module):
-    """E(P) = P + MLP(P)."""
+    """E(P) = P + second relu(first P + first_bias) + second_bias.
+
+    Matrices and not layers: adapters that go on all linear layers would go on these too.
+    """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
-        for parameter in self.mlp[2].parameters():
-            nn.init.zeros_(parameter)
+        self.first = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(hidden, width), a=5**0.5))
+        self.first_bias = nn.Parameter(torch.zeros(hidden))
+        self.second, self.second_bias = nn.Parameter(torch.zeros(width, hidden)), nn.Parameter(torch.zeros(width))
 
     def forward(self, prompt: Tensor) -> Tensor:
         """(length, D) of (length, D)."""
-        made: Tensor = prompt + self.mlp(prompt)
-        return made
+        return residual(prompt, (self.first, self.first_bias, self.second, self.second_bias))
 
 
-def _residual(layer: SoftPrompts, hidden: int) -> nn.Module:
+def residual(prompt: Tensor, network: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    """E(P) of arXiv:2301.12314, section 3.2: a prompt (length, D) by a network of two matrices, a bias behind each."""
+    first, first_bias, second, second_bias = network
+    return prompt + (prompt @ first.T + first_bias).relu() @ second.T + second_bias
+
+
+def _network(layer: SoftPrompts, hidden: int) -> nn.Module:
     like = layer.prompts[0]
     return _Residual(like.shape[1], hidden).to(like.device, like.dtype)

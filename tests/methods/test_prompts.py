@@ -92,17 +92,17 @@ def test_the_network_is_folded_into_its_prompt_by_hand() -> None:
     place = "model.embed_tokens."
     after = {
         f"{place}prompts.1": torch.tensor([[1.0, 2.0]]),
-        f"{place}encoder.mlp.0.weight": torch.tensor([[3.0, -1.0]]),  # 3 - 2 + 0.5 = 1.5
-        f"{place}encoder.mlp.0.bias": torch.tensor([0.5]),
-        f"{place}encoder.mlp.2.weight": torch.tensor([[2.0], [-2.0]]),  # 3, -3
-        f"{place}encoder.mlp.2.bias": torch.tensor([0.25, 0.0]),
+        f"{place}encoder.first": torch.tensor([[3.0, -1.0]]),  # 3 - 2 + 0.5 = 1.5
+        f"{place}encoder.first_bias": torch.tensor([0.5]),
+        f"{place}encoder.second": torch.tensor([[2.0], [-2.0]]),  # 3, -3
+        f"{place}encoder.second_bias": torch.tensor([0.25, 0.0]),
     }
     ctx = Context(toy_model(), toy_stream().experiences[0])
     found = PROGRESSIVE.merge({"names": ["a", "b"]}, after, after, ctx)
     assert found[f"{place}prompts.1"].tolist() == [[1 + 3 + 0.25, 2 - 3]]
-    assert not found[f"{place}encoder.mlp.2.weight"].any()
-    assert not found[f"{place}encoder.mlp.2.bias"].any()
-    assert torch.equal(found[f"{place}encoder.mlp.0.weight"], after[f"{place}encoder.mlp.0.weight"])
+    assert not found[f"{place}encoder.second"].any()
+    assert not found[f"{place}encoder.second_bias"].any()
+    assert torch.equal(found[f"{place}encoder.first"], after[f"{place}encoder.first"])
 
 
 def test_folding_the_network_does_not_change_the_function() -> None:
