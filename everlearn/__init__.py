@@ -46,6 +46,11 @@ if TYPE_CHECKING:
     from everlearn.methods.anchors import L2SP as L2SP
     from everlearn.methods.experts import SAPT as SAPT
     from everlearn.methods.experts import MoELoRA as MoELoRA
+    from everlearn.methods.incremental import IncLoRA as IncLoRA
+    from everlearn.methods.incremental import SDLoRA as SDLoRA
+    from everlearn.methods.orthogonal import NLoRA as NLoRA
+    from everlearn.methods.orthogonal import OLoRA as OLoRA
+    from everlearn.methods.orthogonal import SelfRegularizedCLoRA as SelfRegularizedCLoRA
     from everlearn.methods.prompts import L2P as L2P
     from everlearn.methods.prompts import ProgressivePrompts as ProgressivePrompts
     from everlearn.methods.replay import Replay as Replay
@@ -97,6 +102,7 @@ _HOME = {
     "Experience": "everlearn.types",
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
+    "IncLoRA": "everlearn.methods.incremental",
     "L2P": "everlearn.methods.prompts",
     "L2SP": "everlearn.methods.anchors",
     "LanguageModel": "everlearn.models.language_model",
@@ -108,8 +114,10 @@ _HOME = {
     "Message": "everlearn.examples",
     "Method": "everlearn.method",
     "MoELoRA": "everlearn.methods.experts",
+    "NLoRA": "everlearn.methods.orthogonal",
     "NextToken": "everlearn.objectives.next_token",
     "NumericMatch": "everlearn.metrics.text",
+    "OLoRA": "everlearn.methods.orthogonal",
     "PrefixMatch": "everlearn.metrics.text",
     "Processes": "everlearn.grid.executors",
     "ProgressivePrompts": "everlearn.methods.prompts",
@@ -121,11 +129,13 @@ _HOME = {
     "RougeL": "everlearn.metrics.overlap",
     "Run": "everlearn.fold",
     "SAPT": "everlearn.methods.experts",
+    "SDLoRA": "everlearn.methods.incremental",
     "SGLangSampler": "everlearn.serve.samplers",
     "Sampler": "everlearn.models.sampling",
     "Sampling": "everlearn.models.sampling",
     "Sari": "everlearn.metrics.overlap",
     "Schedule": "everlearn.models.optim",
+    "SelfRegularizedCLoRA": "everlearn.methods.orthogonal",
     "Server": "everlearn.serve.exchange",
     "Settings": "everlearn.fold",
     "State": "everlearn.types",
@@ -172,6 +182,7 @@ __all__ = [
     "Experience",
     "Grid",
     "InProcess",
+    "IncLoRA",
     "LanguageModel",
     "Learn",
     "Learner",
@@ -181,8 +192,10 @@ __all__ = [
     "Message",
     "Method",
     "MoELoRA",
+    "NLoRA",
     "NextToken",
     "NumericMatch",
+    "OLoRA",
     "PrefixMatch",
     "Processes",
     "ProgressivePrompts",
@@ -193,11 +206,13 @@ __all__ = [
     "Retain",
     "RougeL",
     "Run",
+    "SDLoRA",
     "SGLangSampler",
     "Sampler",
     "Sampling",
     "Sari",
     "Schedule",
+    "SelfRegularizedCLoRA",
     "Server",
     "Settings",
     "State",

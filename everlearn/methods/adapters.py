@@ -47,7 +47,7 @@ class LoRA(Method):
 
 @dataclass(frozen=True)
 class RSLoRA(Method):
-    """LoRA whose update is scaled so that its size does not depend on the rank (rsLoRA, arXiv:2312.03732, Theorem 3.2).
+    """LoRA whose update is scaled so that its size does not depend on the rank (rsLoRA, arXiv:2312.03732).
 
     y = W x + (alpha / sqrt(rank)) B A x. Folds into the base exactly. All linear layers but the head by default, as in
     `LoRA`.

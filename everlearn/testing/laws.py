@@ -221,7 +221,7 @@ def _hooks(method: Method, memory: Memory, ctx: Context) -> dict[str, Callable[[
 def _frozen(memory: Memory) -> tuple[Any, dict[str, bytes]]:
     skeleton, tensors = pack(memory)
     return repr(skeleton), {
-        n: t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for n, t in tensors.items()
+        n: t.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for n, t in tensors.items()
     }
 
 
