@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from everlearn.methods.experts import MoELoRA as MoELoRA
     from everlearn.methods.incremental import IncLoRA as IncLoRA
     from everlearn.methods.incremental import SDLoRA as SDLoRA
+    from everlearn.methods.inflora import InfLoRA as InfLoRA
     from everlearn.methods.orthogonal import NLoRA as NLoRA
     from everlearn.methods.orthogonal import OLoRA as OLoRA
     from everlearn.methods.orthogonal import SelfRegularizedCLoRA as SelfRegularizedCLoRA
@@ -103,6 +104,7 @@ _HOME = {
     "Grid": "everlearn.grid.compare",
     "InProcess": "everlearn.grid.executors",
     "IncLoRA": "everlearn.methods.incremental",
+    "InfLoRA": "everlearn.methods.inflora",
     "L2P": "everlearn.methods.prompts",
     "L2SP": "everlearn.methods.anchors",
     "LanguageModel": "everlearn.models.language_model",
@@ -183,6 +185,7 @@ __all__ = [
     "Grid",
     "InProcess",
     "IncLoRA",
+    "InfLoRA",
     "LanguageModel",
     "Learn",
     "Learner",

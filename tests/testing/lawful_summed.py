@@ -4,6 +4,7 @@ from everlearn.method import chain
 from everlearn.methods.adapters import DoRA, RSLoRA
 from everlearn.methods.anchors import L2SP
 from everlearn.methods.incremental import IncLoRA, SDLoRA
+from everlearn.methods.inflora import InfLoRA
 from everlearn.methods.orthogonal import NLoRA, OLoRA, SelfRegularizedCLoRA
 
 KEYS = ("k_proj", "v_proj")
@@ -18,5 +19,7 @@ METHODS = [
     NLoRA(rank=2, targets=KEYS),
     NLoRA(rank=2, targets="q_proj", formula="repo", scaled=False),
     SelfRegularizedCLoRA(rank=2, targets=KEYS),
+    InfLoRA(rank=2, targets=KEYS, samples=6),
+    InfLoRA(rank=2, targets=KEYS, samples=6, energy=0.5, last_energy=0.9, experiences=3, formula="repo"),
     chain(OLoRA(rank=2, targets=KEYS), L2SP()),
 ]

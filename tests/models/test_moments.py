@@ -1,0 +1,38 @@
+"""Second moments are those of the inputs that a layer reads."""
+
+import torch
+from torch import Tensor
+
+from everlearn.method import Context
+from everlearn.models.bank import Shape, grow
+from everlearn.models.moments import input_moments
+from everlearn.testing.toys import toy_model, toy_stream
+
+
+def test_a_moment_is_the_mean_outer_product_of_all_inputs_but_padding() -> None:
+    model = toy_model()
+    ctx = Context(model, toy_stream().experiences[2])
+    batches = list(ctx.batches(ctx.experience.train[:5], batch_size=2))
+    name, seen = "model.layers.1.mlp.down_proj", list[Tensor]()
+    hook = model.module.get_submodule(name).register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
+    with torch.no_grad():
+        for batch in batches:
+            model.hidden(batch)
+    hook.remove()
+    rows = [x[batch.segments > 0] for x, batch in zip(seen, batches, strict=True)]
+    expected = torch.cat([(r[:, :, None] * r[:, None, :]) for r in rows]).mean(0)
+    assert any((batch.segments == 0).any() for batch in batches)
+    assert torch.allclose(input_moments(model, [name], batches)[name], expected)
+    assert not model.module.get_submodule(name)._forward_pre_hooks
+
+
+def test_layers_that_read_the_same_input_share_a_moment() -> None:
+    model = toy_model()
+    ctx = Context(model, toy_stream().experiences[0])
+    grow(model.module, ("k_proj", "v_proj"), (Shape(2),))
+    names = [f"model.layers.{i}.self_attn.{k}_proj" for i in (0, 1) for k in "kv"]
+    found = input_moments(model, names, ctx.batches(ctx.experience.train))
+    assert list(found) == names
+    assert found[names[0]] is found[names[1]]
+    assert found[names[2]] is found[names[3]]
+    assert not torch.allclose(found[names[0]], found[names[2]])
