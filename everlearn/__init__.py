@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import RSLoRA as RSLoRA
     from everlearn.methods.anchors import EWC as EWC
     from everlearn.methods.anchors import L2SP as L2SP
+    from everlearn.methods.dual import DualLoRA as DualLoRA
     from everlearn.methods.experts import SAPT as SAPT
     from everlearn.methods.experts import MoELoRA as MoELoRA
     from everlearn.methods.incremental import IncLoRA as IncLoRA
@@ -96,6 +97,7 @@ _HOME = {
     "Completion": "everlearn.models.sampling",
     "Context": "everlearn.method",
     "DoRA": "everlearn.methods.adapters",
+    "DualLoRA": "everlearn.methods.dual",
     "EWC": "everlearn.methods.anchors",
     "EditSimilarity": "everlearn.metrics.overlap",
     "ExactMatch": "everlearn.metrics.text",
@@ -178,6 +180,7 @@ __all__ = [
     "Completion",
     "Context",
     "DoRA",
+    "DualLoRA",
     "EditSimilarity",
     "ExactMatch",
     "Example",

@@ -9,7 +9,7 @@ from everlearn.examples import Batch, Encoded, Example
 from everlearn.models.decoding import Ask
 from everlearn.models.generate import generate_asked
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.routing import Identifier, Request
+from everlearn.models.routing import Calibrator, Identifier, Request
 from everlearn.types import Given, Progress, Question, Reply, Silent
 
 TOKENS = 4096
@@ -73,7 +73,8 @@ def generate_answers(model: LanguageModel, asked: Asked, tokens: int, watch: Pro
 def choose(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) -> list[Reply]:
     """The candidate with the highest total log-probability, end of turn included; the first among equals.
 
-    All candidates of an example share one pass over its prompt where the model can pack documents.
+    All candidates of an example share one pass over its prompt where the model can pack documents. A router that infers
+    the experience may calibrate them, see `everlearn.models.routing.Calibrator`.
     """
     offered = [e.choices or given.candidates for e, given in asked]
     units = [
@@ -89,7 +90,18 @@ def choose(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) -> 
             for number, size in enumerate(sizes, start=first):
                 totals[i][number] = float(logprobs[at : at + size].sum())
                 at += size
+    for extra, total in zip(_calibrations(model, asked, offered), totals, strict=True):
+        for number, nats in enumerate(extra):
+            total[number] += nats
     return [Reply(text=o[max(range(len(o)), key=t.__getitem__)]) for o, t in zip(offered, totals, strict=True)]
+
+
+def _calibrations(model: LanguageModel, asked: Asked, offered: Sequence[Sequence[str]]) -> Sequence[Sequence[float]]:
+    """What a router that infers the experience adds to the candidates' log-probabilities, for each example."""
+    if not isinstance(model.router, Calibrator) or not asked:
+        return [()] * len(asked)
+    requests = [Request(model.encode_prompt(e.prompt), given.task) for e, given in asked]
+    return model.router.calibrate(requests, offered)
 
 
 def predict(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) -> list[Reply]:

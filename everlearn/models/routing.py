@@ -99,6 +99,14 @@ class Identifier(Protocol):
         """For each request, the experience it is taken for and the confidence in that, in [0, 1]."""
 
 
+@runtime_checkable
+class Calibrator(Protocol):
+    """A router that makes candidates of likely experiences likelier."""
+
+    def calibrate(self, requests: Sequence[Request], offered: Sequence[Sequence[str]]) -> list[list[float]]:
+        """For each request, what is added to the log-probability of each of its candidates, in nats."""
+
+
 @dataclass(frozen=True)
 class Led:
     """A batch as the model reads it.
