@@ -46,6 +46,10 @@ class DualLoRA(Method):
     after learning, and the share rises to 0.99; Phi_t has `rank` directions, whatever their energy; `gating="cosine"`
     takes w_t(x) = |Phi_t' x| / |x|. A candidate that no experience has had counts as one of posterior 0.
 
+    Look at the routing accuracy before it is trusted with a language model: the first experience's bases hold what all
+    prompts have in common, a chat template above all. On the embedded model their w was 0.79 to 0.99 by either gating
+    and the others' 0.13 at most, so that every prompt was taken for the first experience's.
+
     Not folded, since w depends on the input. Memory for each adapted layer: at most 2 in^2 bytes for Psi, and 4 rank in
     for Phi of each experience; a version grows by 4 rank (in + 2 out) for each.
 

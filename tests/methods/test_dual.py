@@ -2,13 +2,17 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from everlearn.data.packing import Row, collate
+from everlearn.fold import Settings, run
 from everlearn.learner import Learner, learn
+from everlearn.measures import routing_accuracy
 from everlearn.methods.dual import DualLoRA, DynamicMemory, calibration, shares
 from everlearn.models.answers import answer, identify
 from everlearn.models.bank import Bank, Shape, banks
@@ -17,7 +21,7 @@ from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.prompts import prompt_batches
 from everlearn.models.routing import Request, Switch
 from everlearn.models.subspace import Subspace
-from everlearn.testing.toys import question, toy_model, toy_stream
+from everlearn.testing.toys import question, toy_folder, toy_model, toy_stream
 from everlearn.types import Experience, Given, State
 from tests.models.lively import lively_model
 from tests.models.neighbours import document, logprobs, require_alone_among_neighbours
@@ -211,3 +215,16 @@ def test_a_restored_version_answers_and_infers_as_the_live_one() -> None:
     for ask in ("generate", "predict"):
         assert answer(again, ask, texts) == answer(live, ask, texts)  # type: ignore[arg-type]
     assert identify(again, texts) == identify(live, texts)
+
+
+def test_a_run_that_is_not_told_shows_its_routing_accuracy_and_one_that_is_told_shows_none(tmp_path: Path) -> None:
+    learner = Learner(str(toy_folder(tmp_path / "toy")), METHOD, replace(RECIPE, epochs=1))
+    stream, quiet = toy_stream(4), Settings(suite=())
+    made = run(learner, stream, tmp_path / "domain", quiet).matrix
+    found = routing_accuracy(made)
+    expected = [fmean(o.routed == name for o in made.rows[-1].items(i)) for i, name in enumerate(made.names)]
+    assert [m.value for m in found] == expected
+    assert all(not o.routed for row in made.rows[:1] for i in range(3) for o in row.items(i)), (
+        "the base model infers none"
+    )
+    assert routing_accuracy(run(learner, replace(stream, scenario="task"), tmp_path / "task", quiet).matrix) == ()
