@@ -18,7 +18,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.lora import chosen
 from everlearn.models.moments import input_moments
 from everlearn.models.prompts import prompt_batches
-from everlearn.models.routing import Request, Routes, Switch, one_hot
+from everlearn.models.routes import Request, Routes, Switch, one_hot
 from everlearn.models.subspace import Subspace, grow, spectrum
 from everlearn.randomness import permutation
 from everlearn.types import Memory

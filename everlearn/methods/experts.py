@@ -14,7 +14,7 @@ from everlearn.examples import Batch
 from everlearn.method import Context, Method
 from everlearn.models.bank import Shape, grow
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.routing import Request, Routes, Switch, documents, one_hot, requests
+from everlearn.models.routes import Request, Routes, Switch, documents, one_hot, requests
 from everlearn.randomness import permutation
 from everlearn.types import Memory
 

@@ -13,7 +13,7 @@ from everlearn.examples import Batch
 from everlearn.method import Context, Method, Tensors
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.prompts import prompt_states
-from everlearn.models.routing import Request, Routes, Switch, requests
+from everlearn.models.routes import Request, Routes, Switch, requests
 from everlearn.models.soft_prompts import SoftPrompts, prompted
 from everlearn.types import Memory
 

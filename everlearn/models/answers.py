@@ -9,7 +9,7 @@ from everlearn.examples import Batch, Encoded, Example
 from everlearn.models.decoding import Ask
 from everlearn.models.generate import generate_asked
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.routing import Calibrator, Identifier, Request
+from everlearn.models.routes import Calibrator, Identifier, Request
 from everlearn.types import Given, Progress, Question, Reply, Silent
 
 TOKENS = 4096
@@ -74,7 +74,7 @@ def choose(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) -> 
     """The candidate with the highest total log-probability, end of turn included; the first among equals.
 
     All candidates of an example share one pass over its prompt where the model can pack documents. A router that infers
-    the experience may calibrate them, see `everlearn.models.routing.Calibrator`.
+    the experience may calibrate them, see `everlearn.models.routes.Calibrator`.
     """
     offered = [e.choices or given.candidates for e, given in asked]
     units = [

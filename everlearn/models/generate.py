@@ -19,7 +19,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.library import decode_by_library
 from everlearn.models.lora import settled
 from everlearn.models.reading import Head, Reader, Tokens, reads_by_slots
-from everlearn.models.routing import Request
+from everlearn.models.routes import Request
 from everlearn.models.slots import CausalLM, attending
 from everlearn.types import Progress, Silent
 

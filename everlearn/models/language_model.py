@@ -19,7 +19,7 @@ from everlearn.errors import ModelError
 from everlearn.examples import Batch, Encoded, Example, Message
 from everlearn.models.load import Tokenizer, identity, load
 from everlearn.models.logprobs import head_divergences, head_entropies, head_logprobs, head_scores
-from everlearn.models.routing import Router, routed
+from everlearn.models.routes import Router, routed
 
 R = TypeVar("R", bound=Router)
 

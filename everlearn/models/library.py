@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from everlearn.models.decoding import Ask, Bounds, Choose, Row, Told
-from everlearn.models.routing import Router, placed
+from everlearn.models.routes import Router, placed
 from everlearn.models.slots import CausalLM
 
 

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.routing import placed
+from everlearn.models.routes import placed
 from everlearn.models.slots import CausalLM, KeyValues, Slots, additive, attending
 
 Tokens = Sequence[int]

@@ -1,7 +1,7 @@
 """Soft prompts: learned vectors that a model reads as tokens beyond its vocabulary.
 
 A model of V tokens whose prompts hold n vectors in all reads the ids V to V + n - 1 as these vectors. What stands in
-front of a document is then decided by ids alone (see `everlearn.models.routing`).
+front of a document is then decided by ids alone (see `everlearn.models.routes`).
 """
 
 from collections.abc import Sequence

@@ -19,7 +19,7 @@ from everlearn.models.bank import Bank, Shape, banks
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.prompts import prompt_batches
-from everlearn.models.routing import Request, Switch
+from everlearn.models.routes import Request, Switch
 from everlearn.models.subspace import Subspace
 from everlearn.testing.toys import question, toy_folder, toy_model, toy_stream
 from everlearn.types import Experience, Given, State

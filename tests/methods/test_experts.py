@@ -18,7 +18,7 @@ from everlearn.models.answers import answer, identify
 from everlearn.models.bank import Bank, Shape, banks
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
-from everlearn.models.routing import Request
+from everlearn.models.routes import Request
 from everlearn.testing.toys import question, toy_model, toy_stream, toy_tokenizer
 from everlearn.types import Memory, State
 from tests.models.lively import lively_model

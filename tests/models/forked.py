@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.routing import Request, Routes, Switch
+from everlearn.models.routes import Request, Routes, Switch
 from everlearn.models.soft_prompts import prompted
 from tests.models.lively import lively_model
 

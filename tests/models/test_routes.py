@@ -10,7 +10,7 @@ from everlearn.models.decoding import Ask
 from everlearn.models.generate import generate, generate_asked
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.reading import reads_by_slots
-from everlearn.models.routing import Request, Switch, requests, routed
+from everlearn.models.routes import Request, Switch, requests, routed
 from everlearn.testing.toys import question, toy_tokenizer
 from everlearn.types import Given
 from tests.models.forked import EXPERTS, BySum, forked_model
