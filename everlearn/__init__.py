@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from everlearn.methods.prompts import L2P as L2P
     from everlearn.methods.prompts import ProgressivePrompts as ProgressivePrompts
     from everlearn.methods.replay import Replay as Replay
+    from everlearn.methods.shared import SLAO as SLAO
+    from everlearn.methods.shared import RoutingCLoRA as RoutingCLoRA
+    from everlearn.methods.tree_lora import TreeLoRA as TreeLoRA
     from everlearn.metrics.likelihood import Choice as Choice
     from everlearn.metrics.likelihood import TokenAccuracy as TokenAccuracy
     from everlearn.metrics.likelihood import TokenLikelihood as TokenLikelihood
@@ -131,10 +134,12 @@ _HOME = {
     "Replay": "everlearn.methods.replay",
     "Retain": "everlearn.registry.gates",
     "RougeL": "everlearn.metrics.overlap",
+    "RoutingCLoRA": "everlearn.methods.shared",
     "Run": "everlearn.fold",
     "SAPT": "everlearn.methods.experts",
     "SDLoRA": "everlearn.methods.incremental",
     "SGLangSampler": "everlearn.serve.samplers",
+    "SLAO": "everlearn.methods.shared",
     "Sampler": "everlearn.models.sampling",
     "Sampling": "everlearn.models.sampling",
     "Sari": "everlearn.metrics.overlap",
@@ -146,6 +151,7 @@ _HOME = {
     "Stream": "everlearn.types",
     "TokenAccuracy": "everlearn.metrics.likelihood",
     "TokenLikelihood": "everlearn.metrics.likelihood",
+    "TreeLoRA": "everlearn.methods.tree_lora",
     "VLLMSampler": "everlearn.serve.samplers",
     "audit": "everlearn.data.audit",
     "blurry": "everlearn.data.streams",
@@ -173,6 +179,7 @@ __all__ = [
     "L2P",
     "L2SP",
     "SAPT",
+    "SLAO",
     "AdamW",
     "AllOf",
     "Choice",
@@ -211,6 +218,7 @@ __all__ = [
     "Replay",
     "Retain",
     "RougeL",
+    "RoutingCLoRA",
     "Run",
     "SDLoRA",
     "SGLangSampler",
@@ -225,6 +233,7 @@ __all__ = [
     "Stream",
     "TokenAccuracy",
     "TokenLikelihood",
+    "TreeLoRA",
     "VLLMSampler",
     "audit",
     "blurry",

@@ -17,8 +17,8 @@ class LoRA(Method):
     """Train a low-rank update of each linear layer and freeze the rest (Hu et al. 2021, arXiv:2106.09685).
 
     y = W x + (alpha / rank) B A x, with A (rank, in) drawn as in the reference code and B (out, rank) zero at first.
-    One adapter is trained on through all experiences. Differs from the paper: all linear layers but the head by
-    default, which learns more (arXiv:2405.09673).
+    One adapter is trained on through all experiences. Folds into the base exactly. Differs from the paper: all linear
+    layers but the head by default, which learns more (arXiv:2405.09673).
 
     Args:
         rank: r.
@@ -36,7 +36,7 @@ class LoRA(Method):
 
     def __post_init__(self) -> None:
         """Refuse a rank below one."""
-        _require_rank(self, self.rank, self.dropout)
+        require_rank(self, self.rank, self.dropout)
 
     def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
         """Wrap the target layers and freeze everything else."""
@@ -68,7 +68,7 @@ class RSLoRA(Method):
 
     def __post_init__(self) -> None:
         """Refuse a rank below one."""
-        _require_rank(self, self.rank, self.dropout)
+        require_rank(self, self.rank, self.dropout)
 
     def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
         """Wrap the target layers and freeze everything else."""
@@ -97,7 +97,7 @@ class DoRA(Method):
 
     def __post_init__(self) -> None:
         """Refuse a rank below one."""
-        _require_rank(self, self.rank, self.dropout)
+        require_rank(self, self.rank, self.dropout)
 
     def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
         """Wrap the target layers and freeze everything else."""
@@ -106,6 +106,11 @@ class DoRA(Method):
         return model
 
 
-def _require_rank(method: Method, rank: int, dropout: float) -> None:
+def require_rank(method: object, rank: int, dropout: float) -> None:
+    """Refuse a rank below one, and a dropout that is no probability or drops all.
+
+    Raises:
+        ConfigError: naming the method.
+    """
     if rank < 1 or not 0 <= dropout < 1:
         raise ConfigError(f"{method}: rank is 1 or more, dropout in [0, 1).")

@@ -3,8 +3,8 @@
 from abc import ABC
 from dataclasses import dataclass
 
-from everlearn.errors import ConfigError
 from everlearn.method import Context
+from everlearn.methods.adapters import require_rank
 from everlearn.models.bank import Shape, grow
 from everlearn.models.language_model import LanguageModel
 from everlearn.types import Memory
@@ -25,8 +25,7 @@ class Growing(ABC):  # noqa: B024 - complete, and no method of its own
 
     def __post_init__(self) -> None:
         """Refuse a rank below one."""
-        if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise ConfigError(f"{self}: rank is 1 or more, dropout in [0, 1).")
+        require_rank(self, self.rank, self.dropout)
 
     def init(self, model: LanguageModel) -> Memory:
         """No adapter."""

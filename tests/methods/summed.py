@@ -28,6 +28,11 @@ def learned(method: Method, count: int = 2, recipe: Recipe = QUICK) -> tuple[Lan
     return model, state
 
 
+def still() -> Recipe:
+    """A recipe under which nothing moves."""
+    return replace(RECIPE, optimiser=AdamW(learning_rate=0.0))
+
+
 def at(model: LanguageModel, count: int) -> Context:
     """The moment before an experience of the toy's stream."""
     plan = Plan(QUICK.batch_size, QUICK.tokens, QUICK.length)

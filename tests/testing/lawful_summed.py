@@ -6,6 +6,8 @@ from everlearn.methods.anchors import L2SP
 from everlearn.methods.incremental import IncLoRA, SDLoRA
 from everlearn.methods.inflora import InfLoRA
 from everlearn.methods.orthogonal import NLoRA, OLoRA, SelfRegularizedCLoRA
+from everlearn.methods.shared import SLAO, RoutingCLoRA
+from everlearn.methods.tree_lora import TreeLoRA
 
 KEYS = ("k_proj", "v_proj")
 
@@ -21,5 +23,9 @@ METHODS = [
     SelfRegularizedCLoRA(rank=2, targets=KEYS),
     InfLoRA(rank=2, targets=KEYS, samples=6),
     InfLoRA(rank=2, targets=KEYS, samples=6, energy=0.5, last_energy=0.9, experiences=3, formula="repo"),
+    SLAO(rank=2, targets=KEYS, dropout=0.1),
+    RoutingCLoRA(rank=2, targets=KEYS),
+    TreeLoRA(rank=2, targets=KEYS),
+    TreeLoRA(rank=2, targets=KEYS, formula="repo"),
     chain(OLoRA(rank=2, targets=KEYS), L2SP()),
 ]

@@ -1,0 +1,160 @@
+"""One adapter for all experiences, kept from forgetting by how it starts, is routed, and is merged."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from everlearn.errors import ConfigError
+from everlearn.examples import Batch
+from everlearn.method import Context, Method
+from everlearn.methods.adapters import require_rank
+from everlearn.models.language_model import LanguageModel
+from everlearn.models.lora import adapters, wrap
+from everlearn.models.routing import routings, wrap_routing
+from everlearn.types import Memory
+
+
+@dataclass(frozen=True)
+class SLAO(Method):
+    """Start from the last adapter, its A made orthogonal, and merge B over time (SLAO, arXiv:2512.23017).
+
+    Experience t starts at A = Q^T, where Q R = A_{t-1}^T with a positive diagonal of R, and at the B that experience
+    t - 1 has trained. The version that is kept has A_t, and B <- B + (B_t - B) / sqrt(t) from one version to the next.
+    A start is thus no version: it may score otherwise than the version before. Folds into the base exactly. Memory for
+    each adapted layer: 8 rank out bytes, however many experiences.
+
+    Args:
+        rank: r.
+        alpha: scales the update by alpha / rank; None takes 2 * rank.
+        targets: leaf names of the layers to adapt, such as ("q_proj", "v_proj"); "all-linear" takes all but the head.
+        dropout: probability of dropping each input of A while learning.
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    targets: str | tuple[str, ...] = "all-linear"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a rank below one."""
+        require_rank(self, self.rank, self.dropout)
+
+    def init(self, model: LanguageModel) -> Memory:
+        """Nothing trained, and nothing merged."""
+        return {"count": 0, "trained": {}, "merged": {}, "start": {}}
+
+    def begin(self, memory: Memory, ctx: Context) -> Memory:
+        """What is merged so far, and where the new experience starts."""
+        layers = adapters(ctx.model.module)
+        trained, start = memory["trained"], dict[str, Tensor]()
+        for name in trained:
+            start |= {f"{name}.A": orthogonal(layers[name].A.detach()), f"{name}.B": trained[name]}
+        merged = {name: layers[name].B.detach().clone() for name in trained}
+        return memory | {"count": memory["count"] + 1, "merged": merged, "start": start}
+
+    def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
+        """Wrap the target layers, freeze everything else, and go to the start of an experience that begins."""
+        alpha = 2.0 * self.rank if self.alpha is None else self.alpha
+        wrap(model.module, self.targets, self.rank, alpha, self.dropout)
+        model.assign(memory["start"])
+        return model
+
+    def end(self, memory: Memory, ctx: Context) -> Memory:
+        """The B that was trained, for the next start."""
+        trained = {name: layer.B.detach().clone() for name, layer in adapters(ctx.model.module).items()}
+        return memory | {"trained": trained, "start": {}}
+
+    def merge(
+        self, memory: Memory, before: Mapping[str, Tensor], after: Mapping[str, Tensor], ctx: Context
+    ) -> Mapping[str, Tensor]:
+        """The new A, and the new B as one of t."""
+        merged, rate = dict(after), 1 / math.sqrt(max(memory["count"], 1))
+        for name, old in memory["merged"].items():
+            new = after[f"{name}.B"]
+            merged[f"{name}.B"] = torch.lerp(old.to(new), new, rate)
+        return merged
+
+
+@dataclass(frozen=True)
+class RoutingCLoRA(Method):
+    """Share one adapter, and learn for each experience a small change of how its factors meet (arXiv:2502.17920).
+
+    y = W x + (alpha / rank) B (R_old + R) A x with (rank, rank) routing matrices. After an experience
+    R_old <- R_old + R, and R starts again from zero, so that a new experience begins with the same function. The
+    penalty is orthogonality * ||A_old^T R||_F^2, with A as it was before the experience. Another paper of the name
+    C-LoRA is `SelfRegularizedCLoRA`. Folds into the base exactly. Memory for each adapted layer: 8 rank^2 bytes,
+    however many experiences.
+
+    Reconstruction, where the sources leave open: A and B learn in every experience, as in LoRA at first, when R is the
+    identity; the form of the penalty; its scale, the mean over entries of R, so that a weight means the same on a model
+    of another size.
+
+    Args:
+        rank: r.
+        alpha: scales the update by alpha / rank; None takes 2 * rank.
+        targets: leaf names of the layers to adapt, such as ("q_proj", "v_proj"); "all-linear" takes all but the head.
+        dropout: probability of dropping each input of A while learning.
+        orthogonality: lambda.
+    """
+
+    reads_batch: ClassVar[bool] = False
+
+    rank: int = 16
+    alpha: float | None = None
+    targets: str | tuple[str, ...] = "all-linear"
+    dropout: float = 0.0
+    orthogonality: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers without a meaning."""
+        require_rank(self, self.rank, self.dropout)
+        if not 0 <= self.orthogonality < float("inf"):
+            raise ConfigError(f"{self}: orthogonality is 0 or more, and finite.")
+
+    def init(self, model: LanguageModel) -> Memory:
+        """No old routing."""
+        return {"old": {}, "gram": {}, "start": {}, "count": 0}
+
+    def begin(self, memory: Memory, ctx: Context) -> Memory:
+        """What was learned becomes old; of A its products with itself suffice, since ||A^T R||^2 = tr(R^T A A^T R)."""
+        count = memory["count"] + 1
+        if count == 1:
+            return memory | {"count": count}
+        layers = routings(ctx.model.module)
+        with torch.no_grad():
+            old = {name: layer.old + layer.R for name, layer in layers.items()}
+            gram = {name: layer.A @ layer.A.T for name, layer in layers.items()}
+            start = {f"{name}.R": torch.zeros_like(layer.R) for name, layer in layers.items()}
+        return {"old": old, "gram": gram, "start": start, "count": count}
+
+    def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
+        """Wrap the target layers, freeze everything else, and go to the start of an experience that begins."""
+        alpha = 2.0 * self.rank if self.alpha is None else self.alpha
+        for name, layer in wrap_routing(model.module, self.targets, self.rank, alpha / self.rank, self.dropout).items():
+            layer.old.copy_(memory["old"].get(name, torch.zeros_like(layer.old)))
+        model.assign(memory["start"])
+        return model
+
+    def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:
+        """The penalty; it does not depend on the batch."""
+        if not memory["gram"]:
+            return 0.0
+        layers = routings(ctx.model.module)
+        terms = [(r.R * (memory["gram"][name].to(r.R) @ r.R)).sum() for name, r in layers.items()]
+        mean = torch.stack([term.to(terms[0].device) for term in terms]).sum() / (len(terms) * self.rank**2)
+        return self.orthogonality * mean
+
+    def end(self, memory: Memory, ctx: Context) -> Memory:
+        """The experience has begun, and is over."""
+        return memory | {"start": {}}
+
+
+def orthogonal(a: Tensor) -> Tensor:
+    """(rank, in) rows that span what the rows of A span, and are orthonormal: Q^T of Q R = A^T, diagonal of R >= 0."""
+    q, r = torch.linalg.qr(a.T)
+    rows: Tensor = (q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q)).T
+    return rows.contiguous()
