@@ -18,7 +18,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.lora import chosen
 from everlearn.models.moments import input_moments
 from everlearn.models.prompts import prompt_batches
-from everlearn.models.routes import Request, Routes, Switch, one_hot
+from everlearn.models.routes import Request, Routes, Switch, one_hot, routed_by
 from everlearn.models.subspace import Subspace, grow, spectrum
 from everlearn.randomness import permutation
 from everlearn.types import Memory
@@ -100,7 +100,7 @@ class DualLoRA(Method):
             return model
         old = {name: len(bank.shapes) for name, bank in banks(model.module).items()}
         scale = (2.0 * self.rank if self.alpha is None else self.alpha) / self.rank
-        router = model.routed_by(_Router, lambda: _Router(self, model))
+        router = routed_by(model, _Router, lambda: _Router(self, model))
         router.names, router.labels, router.switch.count = list(names), memory["labels"], len(names)
         shapes = [Shape(self.rank, scale)] * (2 * len(names))
         for name, bank in grow_banks(model.module, self.targets, shapes).items():

@@ -14,7 +14,7 @@ from everlearn.examples import Batch
 from everlearn.method import Context, Method
 from everlearn.models.bank import Shape, grow
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.routes import Request, Routes, Switch, documents, one_hot, requests
+from everlearn.models.routes import Request, Routes, Switch, documents, one_hot, requests, routed_by
 from everlearn.randomness import permutation
 from everlearn.types import Memory
 
@@ -82,7 +82,7 @@ class SAPT(Method):
             return model
         shape = Shape(self.rank, (2.0 * self.rank if self.alpha is None else self.alpha) / self.rank)
         banks = grow(model.module, self.targets, [shape] * len(names))
-        router = model.routed_by(SharedAttention, lambda: SharedAttention(self, model))
+        router = routed_by(model, SharedAttention, lambda: SharedAttention(self, model))
         router.know(names)
         for bank in banks.values():
             bank.gate = router.switch

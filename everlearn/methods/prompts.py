@@ -13,7 +13,7 @@ from everlearn.examples import Batch
 from everlearn.method import Context, Method, Tensors
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.prompts import prompt_states
-from everlearn.models.routes import Request, Routes, Switch, requests
+from everlearn.models.routes import Request, Routes, Switch, requests, routed_by
 from everlearn.models.soft_prompts import SoftPrompts, prompted
 from everlearn.types import Memory
 
@@ -64,7 +64,7 @@ class ProgressivePrompts(Method):
             layer.encoder = _network(layer, self.hidden)
         for learns in (layer.prompts[-1], *(layer.encoder.parameters() if layer.encoder else ())):
             learns.requires_grad_(True)
-        router = model.routed_by(_Progressive, lambda: _Progressive(self, layer))
+        router = routed_by(model, _Progressive, lambda: _Progressive(self, layer))
         router.names = list(names)
         return model
 
@@ -118,7 +118,7 @@ class L2P(Method):
         """Put the pool there; all of it learns."""
         layer = prompted(model, [self.length] * self.size)
         layer.prompts.requires_grad_(True)
-        model.routed_by(_Pool, lambda: _Pool(model, layer, self.chosen)).keys.requires_grad_(True)
+        routed_by(model, _Pool, lambda: _Pool(model, layer, self.chosen)).keys.requires_grad_(True)
         return model
 
     def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:

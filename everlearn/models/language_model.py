@@ -9,7 +9,6 @@ get the logits that they get alone (or the model mixes tokens otherwise than by 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +18,7 @@ from everlearn.errors import ModelError
 from everlearn.examples import Batch, Encoded, Example, Message
 from everlearn.models.load import Tokenizer, identity, load
 from everlearn.models.logprobs import head_divergences, head_entropies, head_logprobs, head_scores
-from everlearn.models.routes import Router, routed
-
-R = TypeVar("R", bound=Router)
+from everlearn.models.routes import Router, routed, unrouted
 
 
 class LanguageModel:
@@ -192,33 +189,12 @@ class LanguageModel:
             together, apart = self.hidden(packed)[0], self.hidden(alone)
         return _close(together[:4], apart[0, :4]) and _close(together[4:], apart[1, :6])
 
-    def routed_by(self, kind: type[R], make: Callable[[], R]) -> R:
-        """The model's router, made unless it is there.
-
-        Raises:
-            ModelError: if it has one of another kind.
-        """
-        if self.router is None:
-            self.router = make()
-        if not isinstance(self.router, kind):
-            raise ModelError(f"{self.name} is routed by {type(self.router).__name__} already; chain one such method.")
-        return self.router
-
-    @contextmanager
-    def unrouted(self) -> Iterator[None]:
-        """Inside, routed adapters and soft prompts do not act."""
-        router, self.router = self.router, None
-        try:
-            yield
-        finally:
-            self.router = router
-
     @contextmanager
     def _probing(self) -> Iterator[None]:
         """Without gradients and dropout, whatever mode the model is in, and unrouted."""
         learning = self.module.training
         self.module.eval()
-        with torch.inference_mode(), self.unrouted():
+        with torch.inference_mode(), unrouted(self):
             yield
         self.module.train(learning)
 

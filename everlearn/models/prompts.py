@@ -8,6 +8,7 @@ from torch import Tensor
 from everlearn.data.packing import Row, collate, split_by_tokens
 from everlearn.examples import Batch, Encoded
 from everlearn.models.language_model import LanguageModel
+from everlearn.models.routes import unrouted
 
 TOKENS = 4096
 """Tokens of prompts in one forward pass."""
@@ -25,7 +26,7 @@ def prompt_states(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Ten
     found: list[Tensor] = [torch.empty(0)] * len(prompts)
     learning = model.module.training
     model.module.eval()
-    with torch.no_grad(), model.unrouted():
+    with torch.no_grad(), unrouted(model):
         for group, batch in prompt_batches(prompts):
             states = model.hidden(batch)
             for place, number in enumerate(group):

@@ -8,16 +8,17 @@ batches, packed rows, shared prompts and decoding treat them as any other token.
 The prompt is what stands before the first target; a raw text has its first token alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from everlearn.errors import ModelError
 from everlearn.examples import Batch
 
 Tokens = Sequence[int]
@@ -89,6 +90,39 @@ class Router(Protocol):
         Raises:
             MethodError: if it needs to be told the experience, and is not.
         """
+
+
+R = TypeVar("R", bound=Router)
+
+
+class Routed(Protocol):
+    """A model that may have a router."""
+
+    name: str
+    router: Router | None
+
+
+def routed_by(model: Routed, kind: type[R], make: Callable[[], R]) -> R:
+    """A model's router, made unless it is there.
+
+    Raises:
+        ModelError: if it has one of another kind.
+    """
+    if model.router is None:
+        model.router = make()
+    if not isinstance(model.router, kind):
+        raise ModelError(f"{model.name} is routed by {type(model.router).__name__} already; chain one such method.")
+    return model.router
+
+
+@contextmanager
+def unrouted(model: Routed) -> Iterator[None]:
+    """Inside, a model's routed adapters and soft prompts do not act."""
+    router, model.router = model.router, None
+    try:
+        yield
+    finally:
+        model.router = router
 
 
 @runtime_checkable

@@ -19,6 +19,7 @@ from everlearn.metrics.likelihood import TokenLikelihood
 from everlearn.models.answers import answer
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
+from everlearn.models.routes import unrouted
 from everlearn.models.soft_prompts import SoftPrompts
 from everlearn.testing.toys import question, toy_folder, toy_model, toy_stream
 from everlearn.types import Given, State
@@ -70,7 +71,7 @@ def test_an_experiences_prompt_stands_before_those_of_earlier_ones_and_they_befo
 def test_what_no_experience_has_taught_is_answered_by_the_base_model() -> None:
     model, row = shaped(PROGRESSIVE, {"names": ["a"]}), document([7, 8, 9, 10], 2)
     told = logprobs(model, [Row((row,), task="general ability: counting")])
-    with model.unrouted():
+    with unrouted(model):
         assert torch.equal(told, logprobs(model, [Row((row,))]))
     assert float((told - logprobs(model, [Row((row,), task="a")])).abs().max()) > 0.01
 

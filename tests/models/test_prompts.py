@@ -3,6 +3,7 @@
 import torch
 
 from everlearn.models.prompts import prompt_batches, prompt_states
+from everlearn.models.routes import unrouted
 from everlearn.testing.toys import toy_model
 from tests.models.forked import forked_model
 from tests.models.lively import some_prompts
@@ -14,7 +15,7 @@ def test_a_prompts_state_is_the_last_of_the_plain_model_read_alone() -> None:
     found = prompt_states(model, prompts)
     assert model.module.training
     model.module.eval()
-    with torch.no_grad(), model.unrouted():
+    with torch.no_grad(), unrouted(model):
         for prompt, state in zip(prompts, found, strict=True):
             alone = model.module.model(input_ids=torch.tensor([prompt])).last_hidden_state[0, -1]  # type: ignore[operator]
             assert torch.allclose(alone, state, atol=1e-10, rtol=0)

@@ -10,7 +10,7 @@ from everlearn.models.decoding import Ask
 from everlearn.models.generate import generate, generate_asked
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.reading import reads_by_slots
-from everlearn.models.routes import Request, Switch, requests, routed
+from everlearn.models.routes import Request, Switch, requests, routed, unrouted
 from everlearn.testing.toys import question, toy_tokenizer
 from everlearn.types import Given
 from tests.models.forked import EXPERTS, BySum, forked_model
@@ -67,7 +67,7 @@ def test_a_document_is_answered_as_if_it_were_alone(kind: str) -> None:
     model = forked_model(kind)
     require_alone_among_neighbours(model)
     rows = [Row((d,)) for d in DOCUMENTS]
-    with model.unrouted():
+    with unrouted(model):
         plain = logprobs(model, rows)
     assert float((plain - logprobs(model, rows)).abs().max()) > 0.1, "the route matters"
 
@@ -93,7 +93,7 @@ def test_rows_that_join_and_leave_the_slots_keep_their_routes(kind: str, budget:
     assert generate(model, prompts, 5, budget) == expected
     hints = [tokens if i % 2 else [9, 9, 9] for i, tokens in enumerate(by_definition)]
     assert generate(model, prompts, 5, budget, hints=hints) == expected
-    with model.unrouted():
+    with unrouted(model):
         assert generate(model, prompts, 5, budget) != expected, "the route matters"
 
 
