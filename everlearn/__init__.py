@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
     from everlearn.methods.dark_replay import DER, DERPP
     from everlearn.methods.distillation import LwF, NewInputsKL, OldInputsKL
+    from everlearn.methods.dual import DualLoRA
+    from everlearn.methods.experts import SAPT, MoELoRA
     from everlearn.methods.freezing import Freeze
     from everlearn.methods.gdumb import GDumb
     from everlearn.methods.growth import BlockExpansion, DepthSplice
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from everlearn.methods.interference import GSS, MIR
     from everlearn.methods.orthogonal import NLoRA, OLoRA, SelfRegularizedCLoRA
     from everlearn.methods.projection import AGEM, GEM
+    from everlearn.methods.prompts import L2P, ProgressivePrompts
     from everlearn.methods.pruning import FAPM, PackNet, SparseMovement
     from everlearn.methods.rehearsal import LAMOL, SSR
     from everlearn.methods.replay import Replay, RepresentativeReplay, SpacedReplay
@@ -89,6 +92,8 @@ _HOMES = {
     "everlearn.methods.averaging": "EMA LMCocktail ModelStock Soup WiSEFT",
     "everlearn.methods.dark_replay": "DER DERPP",
     "everlearn.methods.distillation": "LwF NewInputsKL OldInputsKL",
+    "everlearn.methods.dual": "DualLoRA",
+    "everlearn.methods.experts": "MoELoRA SAPT",
     "everlearn.methods.freezing": "Freeze",
     "everlearn.methods.gdumb": "GDumb",
     "everlearn.methods.growth": "BlockExpansion DepthSplice",
@@ -98,6 +103,7 @@ _HOMES = {
     "everlearn.methods.interference": "GSS MIR",
     "everlearn.methods.orthogonal": "NLoRA OLoRA SelfRegularizedCLoRA",
     "everlearn.methods.projection": "AGEM GEM",
+    "everlearn.methods.prompts": "L2P ProgressivePrompts",
     "everlearn.methods.pruning": "FAPM PackNet SparseMovement",
     "everlearn.methods.rehearsal": "LAMOL SSR",
     "everlearn.methods.replay": "Replay RepresentativeReplay SpacedReplay",
@@ -137,6 +143,7 @@ __all__ = [
     "GEM",
     "GPM",
     "GSS",
+    "L2P",
     "L2SP",
     "LAMOL",
     "MAS",
@@ -144,6 +151,7 @@ __all__ = [
     "OGD",
     "OPCM",
     "OSF",
+    "SAPT",
     "SI",
     "SLAO",
     "SLERP",
@@ -159,6 +167,7 @@ __all__ = [
     "Context",
     "DepthSplice",
     "DoRA",
+    "DualLoRA",
     "EditSimilarity",
     "Engine",
     "ExactMatch",
@@ -181,6 +190,7 @@ __all__ = [
     "Matrix",
     "Message",
     "Method",
+    "MoELoRA",
     "ModelStock",
     "NLoRA",
     "NewInputsKL",
@@ -191,6 +201,7 @@ __all__ = [
     "PackNet",
     "PrefixMatch",
     "Processes",
+    "ProgressivePrompts",
     "RSLoRA",
     "RWalk",
     "ReasoningGym",

@@ -261,11 +261,12 @@ def _show(made: "Run", as_json: bool) -> None:
 
 
 def _show_matrix(found: "Matrix", title: str, as_json: bool) -> None:
-    from everlearn.measures import summary
+    from everlearn.measures import routing_accuracy, summary
     from everlearn.terminal import matrix_table, measures_table
 
     if as_json:
-        _print_json({"matrix": found.to_dict(), "measures": [asdict(m) for m in summary(found)]})
+        measures = [asdict(m) for m in (*summary(found), *routing_accuracy(found))]
+        _print_json({"matrix": found.to_dict(), "measures": measures})
         return
     _print(matrix_table(found, title))
     _print(measures_table({title: found}))

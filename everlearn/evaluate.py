@@ -14,10 +14,10 @@ from everlearn.config import dump
 from everlearn.examples import Example
 from everlearn.files import read_json, write_json
 from everlearn.metrics.likelihood import Choice
-from everlearn.models.answers import TOKENS, answer
+from everlearn.models.answers import TOKENS, answer, identify
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.parallel import Processes
-from everlearn.types import Metric, Outcome, Progress, Question, Reply, Stream
+from everlearn.types import Given, Metric, Outcome, Progress, Question, Reply, Stream
 
 SCORED: Mapping[Question, str] = {"generate": "answers", "choose": "choices", "predict": "texts"}
 """What is scored, for people."""
@@ -34,6 +34,7 @@ class Exam:
         candidates: what is offered where the metric's question is "choose" and an item brings no choices.
         tokens: most tokens in one forward pass; it may change an outcome by rounding alone, so it is part of its name.
         general: whether it belongs to the general suite.
+        task: what the model is told that the items belong to; empty where the scenario does not tell.
     """
 
     name: str
@@ -42,12 +43,13 @@ class Exam:
     candidates: tuple[str, ...] = ()
     tokens: int = TOKENS
     general: bool = False
+    task: str = ""
 
     def key(self, version: str) -> str:
         """The name of a version's outcomes on this exam."""
         items = [[e.key, e.metadata] for e in self.examples]
-        asked = json.dumps([version, items, dump(self.metric), self.candidates, self.tokens], sort_keys=True)
-        return hashlib.sha256(asked.encode()).hexdigest()[:24]
+        asked = [version, items, dump(self.metric), self.candidates, self.tokens, *filter(None, [self.task])]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
 
     def again(self) -> "Exam":
         """The same exam in smaller passes: a second measurement that differs by rounding alone."""
@@ -55,11 +57,23 @@ class Exam:
 
 
 def exams(stream: Stream, suite: Sequence[Example] = ()) -> list[Exam]:
-    """An exam for each experience, and one for each ability of the general suite."""
-    own = [Exam(e.name, tuple(e.test), e.metric, e.candidates) for e in stream]
+    """An exam for each experience, and one for each ability of the general suite.
+
+    A task-incremental stream tells the model what it is asked about; of an ability it tells that too, and no method
+    will have learned it.
+    """
+    tell = stream.scenario == "task"
+    own = [Exam(e.name, tuple(e.test), e.metric, e.candidates, task=e.name if tell else "") for e in stream]
     abilities = dict.fromkeys(str(item.metadata["ability"]) for item in suite)
     return own + [
-        Exam(a, tuple(i for i in suite if i.metadata["ability"] == a), Choice(), general=True) for a in abilities
+        Exam(
+            name,
+            tuple(item for item in suite if item.metadata["ability"] == name),
+            Choice(),
+            general=True,
+            task=f"general ability: {name}" if tell else "",
+        )
+        for name in abilities
     ]
 
 
@@ -72,13 +86,16 @@ def sit(model: LanguageModel, exams: Sequence[Exam], progress: Progress | None =
         return []
     question, tokens = exams[0].metric.question, min(exam.tokens for exam in exams)
     examples = [example for exam in exams for example in exam.examples]
-    offers = [exam.candidates for exam in exams for _ in exam.examples]
-    replies = iter(answer(model, question, examples, offers, tokens, progress))
-    return [tuple(_outcome(exam.metric, example, next(replies)) for example in exam.examples) for exam in exams]
+    given = [Given(exam.candidates, exam.task) for exam in exams for _ in exam.examples]
+    replies = iter(answer(model, question, examples, given, tokens, progress))
+    return [_outcomes(model, exam, [next(replies) for _ in exam.examples]) for exam in exams]
 
 
-def _outcome(metric: Metric, example: Example, reply: Reply) -> Outcome:
-    return Outcome(example.key, metric.score(example, reply), reply.text)
+def _outcomes(model: LanguageModel, exam: Exam, replies: Sequence[Reply]) -> tuple[Outcome, ...]:
+    """An exam's outcomes; with the experience that each item was taken for, where the model has to infer it."""
+    routes = [] if exam.general or exam.task else identify(model, exam.examples)
+    triples = zip(exam.examples, replies, routes or [("", 0.0)] * len(replies), strict=True)
+    return tuple(Outcome(e.key, exam.metric.score(e, reply), reply.text, *route) for e, reply, route in triples)
 
 
 def rounds(
@@ -131,11 +148,11 @@ def _shares(exams: Sequence[Exam], count: int) -> list[list[Exam]]:
 
 
 def _read(file: Path) -> tuple[Outcome, ...]:
-    return tuple(Outcome(key, score, reply) for key, score, reply in read_json(file)["outcomes"])
+    return tuple(Outcome(*row) for row in read_json(file)["outcomes"])
 
 
 def _write(file: Path, version: str, exam: Exam, outcomes: Sequence[Outcome]) -> None:
-    rows = [[o.key, o.score, o.reply] for o in outcomes]
+    rows = [[o.key, o.score, o.reply, *([o.routed, o.confidence] if o.routed else [])] for o in outcomes]
     write_json(file, {"version": version, "exam": exam.name, "metric": dump(exam.metric), "outcomes": rows})
 
 

@@ -114,6 +114,8 @@ class Batch:
         supervised: (B, T) bool, the targets. The first token of a document is never one.
         examples: the examples in it, for methods that ask.
         shared: whether document 1 of each row is a prompt that the row's other documents continue, and see.
+        tasks: for each row the experience that the model is told it belongs to, empty where it is not told; empty
+            altogether where no row is.
     """
 
     tokens: Tensor
@@ -122,6 +124,7 @@ class Batch:
     supervised: Tensor
     examples: tuple[Example, ...] = ()
     shared: bool = False
+    tasks: tuple[str, ...] = ()
 
     @cached_property
     def weight(self) -> int:

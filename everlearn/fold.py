@@ -24,6 +24,7 @@ from everlearn.examples import Example
 from everlearn.files import lock
 from everlearn.learner import Learner, learn
 from everlearn.matrix import Matrix, Row
+from everlearn.method import require_scenario
 from everlearn.metrics.suites import general_suite
 from everlearn.models.parallel import launched
 from everlearn.registry.gates import AllOf, Gate
@@ -106,9 +107,11 @@ def run(
     Raises:
         ConfigError: if `out` holds another run.
         DataError: if too many rows had to be set aside.
+        MethodError: if the method needs to be told what the stream's scenario does not tell.
         Interrupted: after Ctrl-C; the same call goes on.
         RegistryError: if another process works in `out`.
     """
+    require_scenario(learner.method, stream.scenario)
     folder, processes = RunFolder(Path(out)), launched()
     busy = f"{out}: another process is at work there; wait for it, or choose another folder."
     alone = lock(folder.root / ".lock", 0, busy) if processes.main else nullcontext()

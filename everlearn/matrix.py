@@ -58,18 +58,19 @@ class Row:
         """Plain JSON data."""
         plain: dict[str, Any] = {"scores": list(self.scores)}
         if any(self.outcomes):
-            plain["outcomes"] = [
-                [{"key": o.key, "score": o.score, "reply": o.reply} for o in cell] for cell in self.outcomes
-            ]
+            plain["outcomes"] = [[_plain(o) for o in cell] for cell in self.outcomes]
         return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Row":
         """The inverse of `to_dict`."""
-        outcomes = tuple(
-            tuple(Outcome(o["key"], o["score"], o["reply"]) for o in cell) for cell in plain.get("outcomes", ())
-        )
+        outcomes = tuple(tuple(Outcome(**o) for o in cell) for cell in plain.get("outcomes", ()))
         return cls(tuple(plain["scores"]), outcomes)
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    plain = {"key": outcome.key, "score": outcome.score, "reply": outcome.reply}
+    return plain | ({"routed": outcome.routed, "confidence": outcome.confidence} if outcome.routed else {})
 
 
 @dataclass(frozen=True)

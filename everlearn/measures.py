@@ -9,6 +9,7 @@ from everlearn.definitions import AFTER_TWO, DEFINITIONS, Cells, Definition, gen
 from everlearn.matrix import Matrix
 from everlearn.sampling import USUAL, Sampling, measured, resampled
 from everlearn.statistics import Scores, mean_interval, percentile_interval
+from everlearn.types import Outcome
 
 
 @dataclass(frozen=True)
@@ -146,3 +147,24 @@ def cells(matrix: Matrix, sampling: Sampling = USUAL) -> tuple[tuple[Measure, ..
     """R itself, row by row from the base model's: Wilson's interval for right or wrong, else the bootstrap's."""
     columns = range(len(matrix.names))
     return tuple(tuple(_cell(matrix, t, i, sampling) for i in columns) for t in range(len(matrix.rows)))
+
+
+def routing_accuracy(matrix: Matrix, sampling: Sampling = USUAL) -> tuple[Measure, ...]:
+    """For each experience, the fraction of its prompts that the last version takes for that experience.
+
+    Empty where no version infers experiences. One that was not learned has no value: it can be taken for others alone.
+    Values are fractions, whatever the matrix's unit, with Wilson's intervals.
+    """
+    last = [matrix.rows[-1].items(column) for column in range(len(matrix.names))]
+    if not any(outcome.routed for items in last for outcome in items):
+        return ()
+    return tuple(_routing(matrix, column, items, sampling) for column, items in enumerate(last))
+
+
+def _routing(matrix: Matrix, column: int, items: Sequence[Outcome], sampling: Sampling) -> Measure:
+    name = f"routing_accuracy[{matrix.names[column]}]"
+    right = [float(outcome.routed == matrix.names[column]) for outcome in items if outcome.routed]
+    if column >= matrix.learned or not right:
+        return Measure(name, None, note="it was not learned" if column >= matrix.learned else "not measured")
+    low, high = mean_interval(right, sampling.level, sampling.resamples, sampling.seed)
+    return Measure(name, sum(right) / len(right), low, high, len(right))

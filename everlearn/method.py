@@ -16,7 +16,7 @@ from everlearn.errors import MethodError
 from everlearn.examples import Batch, Example, Plan
 from everlearn.models.language_model import LanguageModel
 from everlearn.randomness import generator
-from everlearn.types import Experience, Memory
+from everlearn.types import Experience, Memory, Scenario
 
 Tensors = Mapping[str, Tensor]
 
@@ -84,10 +84,13 @@ class Method:
 
     `reads_batch` says whether `loss` depends on the batch it is given. Where it does not, the term is computed once in
     an optimiser step, however many forward passes the step has.
+
+    `needs_task` says whether the model has to be told at inference which experience a prompt belongs to.
     """
 
     shardings: ClassVar[frozenset[str] | None] = None
     reads_batch: ClassVar[bool] = True
+    needs_task: ClassVar[bool] = False
 
     def init(self, model: LanguageModel) -> Memory:
         """The memory before anything was learned."""
@@ -255,7 +258,7 @@ def require_sharding(method: Method, sharding: str) -> None:
     Raises:
         MethodError: naming the member and the sharding.
     """
-    for member in method.methods if isinstance(method, Chain) else (method,):
+    for member in _members(method):
         known = member.shardings
         if known is None:
             known = frozenset({"replicated", "sharded"} if overrides(member) <= {"data"} else {"replicated"})
@@ -264,3 +267,21 @@ def require_sharding(method: Method, sharding: str) -> None:
                 f"{member} needs parameters {' or '.join(sorted(known))}, and this launch has them {sharding}. "
                 "Launch data parallel (`accelerate launch --multi_gpu`), or leave the method out."
             )
+
+
+def require_scenario(method: Method, scenario: Scenario) -> None:
+    """Refuse a method, or a chain with a member, that has to be told what the scenario does not tell.
+
+    Raises:
+        MethodError: naming the member and the scenario.
+    """
+    for member in _members(method):
+        if member.needs_task and scenario != "task":
+            raise MethodError(
+                f"{member} has to be told which experience a prompt belongs to, and a {scenario}-incremental stream "
+                "does not tell. Make the stream task-incremental, or take a method that infers it."
+            )
+
+
+def _members(method: Method) -> tuple[Method, ...]:
+    return method.methods if isinstance(method, Chain) else (method,)

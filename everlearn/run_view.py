@@ -13,7 +13,7 @@ from everlearn.examples import Example
 from everlearn.files import read_json, read_jsonl
 from everlearn.fold import Run
 from everlearn.matrix import Matrix
-from everlearn.measures import Measure, cells, summary
+from everlearn.measures import Measure, cells, routing_accuracy, summary
 
 LEARNER = "everlearn.learner:Learner"
 
@@ -85,6 +85,11 @@ class RunView:
     def cells(self) -> tuple[tuple[Measure, ...], ...]:
         """R with intervals."""
         return cells(self.matrix)
+
+    @cached_property
+    def routing(self) -> tuple[Measure, ...]:
+        """How many of each experience's prompts the last version takes for it; empty where it infers none."""
+        return routing_accuracy(self.matrix)
 
     @cached_property
     def measures(self) -> dict[str, Measure]:

@@ -13,7 +13,7 @@ from everlearn.data.rejects import Reject
 from everlearn.grid.compare import Compared
 from everlearn.grid.tables import Rows, contrast_rows, standing_rows
 from everlearn.matrix import Matrix
-from everlearn.measures import Measure, summary
+from everlearn.measures import Measure, routing_accuracy, summary
 from everlearn.registry.ledger import Event
 from everlearn.sampling import USUAL
 from everlearn.wording import ABSENT, CHIEF, TITLES, bracket, listed, percent, titled
@@ -39,6 +39,7 @@ def matrix_table(matrix: Matrix, title: str) -> Table:
         title: above the table.
     """
     notes = "percent; * just learned" + ("; general: mean of the general suite" if matrix.general else "")
+    notes += "; routed: prompts that the last version takes for their own experience" * bool(routing_accuracy(matrix))
     absent = [f"R[{t},{i + 1}]" for t, row in enumerate(matrix.rows) for i, s in enumerate(row.scores) if s is None]
     below = [notes, *([f"{ABSENT} not measured: {listed(absent)}"] if absent else [])]
     return _framed(title, [_block(matrix, start) for start in range(0, len(matrix.names), BLOCK)], below)
@@ -180,6 +181,8 @@ def _block(matrix: Matrix, start: int) -> Table:
     for label, reference in {"single": matrix.single, "joint": matrix.joint, "base again": matrix.repeat}.items():
         if reference is not None:
             table.add_row(label, *(Text(percent(reference.scores[i], matrix.unit), "dim") for i in columns))
+    if routed := routing_accuracy(matrix):
+        table.add_row("routed", *(Text(percent(routed[i].value), "dim") for i in columns))
     return table
 
 

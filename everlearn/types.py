@@ -20,6 +20,19 @@ Question = Literal["generate", "choose", "predict"]
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a stream's scenario tells a model beside a test example's prompt.
+
+    Args:
+        candidates: what it may choose among; empty where the example brings its own choices, or generation is free.
+        task: the experience that the example belongs to; empty where that has to be inferred, or is not needed.
+    """
+
+    candidates: tuple[str, ...] = ()
+    task: str = ""
+
+
+@dataclass(frozen=True)
 class Reply:
     """What a model answered to one test example.
 
@@ -36,11 +49,21 @@ class Reply:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One test example's score in [0, 1] under one version, with the reply that earned it."""
+    """One test example's score in [0, 1] under one version, with the reply that earned it.
+
+    Args:
+        key: the example's.
+        score: how the reply was judged.
+        reply: the text.
+        routed: the experience that a model which infers it took the prompt for; empty where none was inferred.
+        confidence: of that, in [0, 1].
+    """
 
     key: str
     score: float
     reply: str = ""
+    routed: str = ""
+    confidence: float = 0.0
 
 
 class Model(Protocol):

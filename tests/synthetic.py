@@ -57,6 +57,16 @@ def matrix(
     return replace(made, repeat=Row.from_outcomes(names, again))
 
 
+def routed_to(made: Matrix, often: str, seldom: str) -> Matrix:
+    """The same, its last version taking three prompts of four for one experience and the fourth for another."""
+    last = made.rows[-1]
+    outcomes = tuple(
+        tuple(replace(o, routed=often if i % 4 else seldom, confidence=0.5) for i, o in enumerate(cell))
+        for cell in last.outcomes
+    )
+    return replace(made, rows=(*made.rows[:-1], replace(last, outcomes=outcomes)))
+
+
 def stream(names: Sequence[str] = NAMES, note: str = "") -> Stream:
     """Experiences with the names, of a few questions each."""
     parts = {name: [question(name, i, note) for i in range(90)] for name in names}

@@ -13,6 +13,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.parallel import Processes
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Outcome, Silent
+from tests.models.forked import forked_model
 
 
 def test_there_is_an_exam_for_each_experience_and_ability() -> None:
@@ -20,6 +21,25 @@ def test_there_is_an_exam_for_each_experience_and_ability() -> None:
     assert [e.name for e in found][:3] == ["letters", "cats", "digits"]
     assert all(e.general and len(e.examples) == 2 and e.metric == Choice() for e in found[3:])
     assert not any(e.general for e in found[:3])
+
+
+def test_a_task_incremental_stream_alone_tells_what_is_asked_about() -> None:
+    told = exams(replace(toy_stream(), scenario="task"), general_suite(per_ability=1))
+    assert [e.task for e in told[:3]] == ["letters", "cats", "digits"]
+    assert all(e.task.startswith("general ability: ") for e in told[3:])
+    others = [replace(toy_stream(), scenario="domain"), replace(toy_stream(), scenario="class")]
+    assert {e.task for stream in others for e in exams(stream, general_suite(per_ability=1))} == {""}
+
+
+def test_what_a_model_takes_each_prompt_for_is_kept_beside_the_outcome_unless_it_is_told(tmp_path: Path) -> None:
+    exam = exams(toy_stream())[0]
+    for task, general, expected in (("", False, {0.5}), ("letters", False, {0.0}), ("", True, {0.0})):
+        asked = replace(exam, task="1" if task else "", general=general)
+        folder = tmp_path / f"{task}{general}"
+        found = scored(forked_model("weights"), asked, folder)
+        assert {o.confidence for o in found} == expected
+        assert {bool(o.routed) for o in found} == {expected == {0.5}}
+        assert scored(forked_model("weights"), asked, folder) == found
 
 
 def test_the_name_of_outcomes_depends_on_all_that_decides_them() -> None:
@@ -30,9 +50,10 @@ def test_the_name_of_outcomes_depends_on_all_that_decides_them() -> None:
         replace(exam, metric=TokenAccuracy()),
         replace(exam, candidates=("a", "b")),
         exam.again(),
+        replace(exam, task="letters"),
     ]
     names = {exam.key("v1"), exam.key("v2"), *(o.key("v1") for o in others)}
-    assert len(names) == 7
+    assert len(names) == 8
     assert exam.key("v1") == exams(toy_stream())[0].key("v1")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from everlearn.definitions import DEFINITIONS
 from everlearn.matrix import Matrix, Row, load_published
-from everlearn.measures import cells, summary
+from everlearn.measures import cells, routing_accuracy, summary
 from everlearn.sampling import Sampling
 from everlearn.statistics import wilson
 from everlearn.types import Outcome
@@ -179,3 +179,25 @@ def test_fifteen_tasks_of_500_items_are_summed_up_in_two_seconds():
     start = time.process_time()
     summary(matrix)
     assert time.process_time() - start < 2
+
+
+def routed(*names):
+    return tuple(Outcome(str(place), 1.0, "", name, 0.5 if name else 0.0) for place, name in enumerate(names))
+
+
+def test_routing_accuracy_is_how_many_prompts_are_taken_for_their_own_experience_by_the_last_version():
+    names, wrong = ("a", "b", "c"), {"a": routed("b", "b", "b", "b"), "b": routed("b"), "c": routed("b")}
+    last = {"a": routed("a", "b", "a", "a"), "b": routed("b"), "c": routed("a")}
+    plain = {name: routed(*[""] * len(found)) for name, found in last.items()}
+    found = routing_accuracy(Matrix.from_outcomes(names, [plain, wrong, last]))
+    assert [m.name for m in found] == [f"routing_accuracy[{name}]" for name in names]
+    assert [m.value for m in found] == [0.75, 1.0, None]
+    assert (found[0].low, found[0].high) == pytest.approx(wilson(3, 4))
+    assert [m.n for m in found] == [4, 1, 0]
+    assert found[2].note == "it was not learned"
+    assert routing_accuracy(Matrix.from_outcomes(names, [wrong, plain])) == ()
+
+
+def test_what_prompts_were_taken_for_is_kept_with_the_matrix():
+    made = Matrix.from_outcomes(("a",), [{"a": routed("")}, {"a": routed("a")}])
+    assert Matrix.from_dict(json.loads(json.dumps(made.to_dict()))) == made

@@ -2,13 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
 
 from everlearn.errors import MethodError
 from everlearn.examples import Batch, Example
-from everlearn.method import HOOKS, Chain, Context, Method, Tensors, chain, overrides, require_sharding
+from everlearn.method import (
+    HOOKS,
+    Chain,
+    Context,
+    Method,
+    Tensors,
+    chain,
+    overrides,
+    require_scenario,
+    require_sharding,
+)
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.anchors import EWC, L2SP
 from everlearn.methods.replay import Replay
@@ -106,3 +117,18 @@ def test_members_end_with_the_weights_that_those_to_their_left_merge() -> None:
     memory = method.end([None] * 4, ctx)
     assert [float(m["shown"]["w"]) for m in (memory[0], memory[2])] == [0.0, 1.0]
     assert float(method.merge(memory, {}, ctx.after, ctx)["w"]) == 11.0
+
+
+@dataclass(frozen=True)
+class Told(Method):
+    """Needs to be told."""
+
+    needs_task: ClassVar[bool] = True
+
+
+def test_a_method_that_has_to_be_told_is_refused_where_the_scenario_does_not_tell() -> None:
+    require_scenario(chain(Told(), LoRA()), "task")
+    require_scenario(chain(LoRA(), Replay()), "class")
+    for method in (Told(), chain(LoRA(), Told())):
+        with pytest.raises(MethodError, match=r"Told\(\) has to be told .* a class-incremental stream"):
+            require_scenario(method, "class")

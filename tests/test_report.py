@@ -16,7 +16,7 @@ from everlearn.report import write_report
 from everlearn.testing.toys import toy_folder, toy_stream
 from everlearn.verdict import lost, verdict
 from everlearn.wording import percent
-from tests.synthetic import KEEPING, PLAIN, PROTECTED, items, matrix, write_run
+from tests.synthetic import KEEPING, PLAIN, PROTECTED, items, matrix, routed_to, write_run
 
 VOID = {"meta", "br", "img", "input", "hr", "link", "source"}
 APART = {"td", "th", "small", "p", "caption"}
@@ -239,6 +239,15 @@ def test_references_missing_cells_and_dots_in_names_are_shown(tmp_path: Path) ->
     page = Page(write_report({"x": made}, tmp_path / "x.html").read_text(encoding="utf-8"))
     assert "1 a.b 80.0 1.7 – 1.7" in rows(page)  # noqa: RUF001
     assert "alone 90.0 – – –" in rows(page)  # noqa: RUF001
+
+
+def test_how_many_prompts_were_routed_right_stands_below_the_matrix(tmp_path: Path) -> None:
+    made = write_run(tmp_path / "run", routed_to(matrix(PLAIN), "words", "facts"), LoRA())
+    text = write_report({"run": made}, tmp_path / "page.html").read_text(encoding="utf-8")
+    cells = [str(e) for e in Page(text).elements if e.tag in ("th", "td") and "tbody" in e.inside]
+    place = cells.index("routed")
+    assert cells[place + 1 : place + 5] == ["75.0", "0.0", "0.0", "25.0"]
+    assert "routing accuracy, how many of an experience's prompts" in text
 
 
 def test_a_real_run_has_a_page(tmp_path: Path) -> None:

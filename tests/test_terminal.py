@@ -14,7 +14,7 @@ from everlearn.data.rejects import Reject
 from everlearn.matrix import Row, load_published
 from everlearn.registry.ledger import Event
 from everlearn.terminal import audit_table, events_table, matrix_table, measures_table, plain_table, rejects_table
-from tests.synthetic import KEEPING, PLAIN, PROTECTED, matrix
+from tests.synthetic import KEEPING, PLAIN, PROTECTED, matrix, routed_to
 
 EVENT = Event(1, "2026-01-02T03:04:05.678+00:00", "commit", "0123456789abcdef", None, "words", {}, "kept")
 
@@ -144,3 +144,12 @@ def test_a_plain_table_is_headed_by_the_keys() -> None:
     text = plain_text(plain_table([{"method": "EWC", "papers": "arXiv:1612.00796"}], "methods"))
     assert text.splitlines()[0].strip() == "methods"
     assert cells(text, "EWC") == ["arXiv:1612.00796"]
+
+
+def test_the_matrix_shows_how_many_prompts_were_routed_right() -> None:
+    plain = matrix(PLAIN[:3], None)
+    routed = routed_to(plain, "words", "sums")
+    text = plain_text(matrix_table(routed, "run"))
+    assert cells(text, "routed") == ["75.0", "25.0", "\N{EN DASH}", "\N{EN DASH}"]
+    assert "routed: prompts that the last version takes for their own experience" in " ".join(text.split())
+    assert "routed" not in plain_text(matrix_table(plain, "run"))

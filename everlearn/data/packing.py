@@ -10,10 +10,17 @@ from everlearn.examples import Batch, Encoded, Example
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a batch: documents laid end to end, with the examples they came from."""
+    """One row of a batch: documents laid end to end, with the examples they came from.
+
+    Args:
+        documents: in tokens.
+        examples: one for each document, or none.
+        task: the experience that the model is told it belongs to, where the scenario tells.
+    """
 
     documents: tuple[Encoded, ...]
     examples: tuple[Example, ...] = ()
+    task: str = ""
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -94,7 +101,9 @@ def collate(rows: Sequence[Row], shared: bool = False) -> Batch:
             supervised[b, at:end] = torch.tensor(document.supervised)
             supervised[b, at] = False
             at = end
-    return Batch(tokens, positions, segments, supervised, tuple(x for row in rows for x in row.examples), shared)
+    examples = tuple(x for row in rows for x in row.examples)
+    tasks = tuple(row.task for row in rows) if any(row.task for row in rows) else ()
+    return Batch(tokens, positions, segments, supervised, examples, shared, tasks)
 
 
 def rows_alone(

@@ -53,6 +53,7 @@ def _rows(batch: Batch, rows: Sequence[int]) -> Batch:
         segments=segments[:, :width],
         supervised=batch.supervised[rows, :width],
         examples=examples,
+        tasks=tuple(batch.tasks[row] for row in rows) if batch.tasks else (),
     )
 
 

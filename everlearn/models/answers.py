@@ -6,9 +6,11 @@ import torch
 
 from everlearn.data.packing import Row, collate, split_by_tokens, windows
 from everlearn.examples import Batch, Encoded, Example
-from everlearn.models.generate import generate
+from everlearn.models.decoding import Ask
+from everlearn.models.generate import generate_asked
 from everlearn.models.language_model import LanguageModel
-from everlearn.types import Progress, Question, Reply, Silent
+from everlearn.models.routes import Calibrator, Identifier, Request
+from everlearn.types import Given, Progress, Question, Reply, Silent
 
 TOKENS = 4096
 """Tokens in one forward pass when nothing else is said."""
@@ -18,7 +20,7 @@ def answer(
     model: LanguageModel,
     question: Question,
     examples: Sequence[Example],
-    offers: Sequence[Sequence[str]] = (),
+    given: Sequence[Given] = (),
     tokens: int = TOKENS,
     progress: Progress | None = None,
 ) -> list[Reply]:
@@ -28,41 +30,60 @@ def answer(
         model: who is asked.
         question: "generate", "choose" or "predict"; see `everlearn.types.Metric`.
         examples: the last turn of each is the right answer; it is never shown where the model generates.
-        offers: for each example, what "choose" offers where the example does not bring its own choices.
+        given: for each example, what the model is told beside its prompt; or nothing at all.
         tokens: most tokens in one forward pass. It may change a reply by rounding alone.
         progress: told after each forward pass.
     """
+    asked = list(zip(examples, given or [Given()] * len(examples), strict=True))
     watch = progress or Silent()
     if question == "generate":
-        return generate_answers(model, examples, tokens, watch)
+        return generate_answers(model, asked, tokens, watch)
     with model.keeping():
         if question == "choose":
-            return choose(model, examples, offers, tokens, watch)
-        return predict(model, examples, tokens, watch)
+            return choose(model, asked, tokens, watch)
+        return predict(model, asked, tokens, watch)
 
 
-def generate_answers(model: LanguageModel, examples: Sequence[Example], tokens: int, watch: Progress) -> list[Reply]:
+def identify(model: LanguageModel, examples: Sequence[Example]) -> list[tuple[str, float]]:
+    """For each example, the experience that a model which infers it takes its prompt for, and the confidence.
+
+    Empty where the model infers none.
+    """
+    if not isinstance(model.router, Identifier) or not examples:
+        return []
+    prompts = [model.encode(e).tokens[:1] if e.text else model.encode_prompt(e.prompt) for e in examples]
+    with torch.inference_mode():
+        return model.router.identify([Request(prompt) for prompt in prompts])
+
+
+Asked = Sequence[tuple[Example, Given]]
+
+
+def generate_answers(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) -> list[Reply]:
     """Greedy decoding up to a little beyond each right answer's length.
 
     The right answer only serves to verify in one forward pass what greedy decoding would produce; see `generate`.
     """
-    prompts = [model.encode_prompt(e.prompt) for e in examples]
-    targets = [model.encode_choice(e.prompt, e.response)[1] for e in examples]
-    limits = [len(t) + 8 for t in targets]
-    texts = generate(model, prompts, limits, tokens, hints=targets, progress=watch)
-    return [Reply(text=t) for t in texts]
+    prompts = [model.encode_prompt(e.prompt) for e, _ in asked]
+    targets = [model.encode_choice(e.prompt, e.response)[1] for e, _ in asked]
+    triples = zip(prompts, targets, asked, strict=True)
+    asks = [Ask(p, t, limit=len(t) + 8, task=given.task) for p, t, (_, given) in triples]
+    return [Reply(text=t) for t in generate_asked(model, asks, tokens, watch)]
 
 
-def choose(
-    model: LanguageModel, examples: Sequence[Example], offers: Sequence[Sequence[str]], tokens: int, watch: Progress
-) -> list[Reply]:
+def choose(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) -> list[Reply]:
     """The candidate with the highest total log-probability, end of turn included; the first among equals.
 
-    All candidates of an example share one pass over its prompt where the model can pack documents.
+    All candidates of an example share one pass over its prompt where the model can pack documents. A router that infers
+    the experience may calibrate them, see `everlearn.models.routes.Calibrator`.
     """
-    offered = [e.choices or tuple(o) for e, o in zip(examples, offers or [()] * len(examples), strict=True)]
-    units = [u for i, e in enumerate(examples) for u in _branches(model, i, e, offered[i])]
-    totals: list[dict[int, float]] = [{} for _ in examples]
+    offered = [e.choices or given.candidates for e, given in asked]
+    units = [
+        (i, first, row)
+        for i, (e, given) in enumerate(asked)
+        for first, row in _branches(model, e, offered[i], given.task)
+    ]
+    totals: list[dict[int, float]] = [{} for _ in asked]
     for group, batch in _passes([row for _, _, row in units], tokens, model.packs, watch):
         logprobs, at = model.token_scores(batch)[0].double(), 0
         for i, first, row in (units[g] for g in group):
@@ -70,14 +91,25 @@ def choose(
             for number, size in enumerate(sizes, start=first):
                 totals[i][number] = float(logprobs[at : at + size].sum())
                 at += size
+    for extra, total in zip(_calibrations(model, asked, offered), totals, strict=True):
+        for number, nats in enumerate(extra):
+            total[number] += nats
     return [Reply(text=o[max(range(len(o)), key=t.__getitem__)]) for o, t in zip(offered, totals, strict=True)]
 
 
-def predict(model: LanguageModel, examples: Sequence[Example], tokens: int, watch: Progress) -> list[Reply]:
+def _calibrations(model: LanguageModel, asked: Asked, offered: Sequence[Sequence[str]]) -> Sequence[Sequence[float]]:
+    """What a router that infers the experience adds to the candidates' log-probabilities, for each example."""
+    if not isinstance(model.router, Calibrator) or not asked:
+        return [()] * len(asked)
+    requests = [Request(model.encode_prompt(e.prompt), given.task) for e, given in asked]
+    return model.router.calibrate(requests, offered)
+
+
+def predict(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) -> list[Reply]:
     """Mean loss, and the fraction of target tokens whose most probable prediction is right, under teacher forcing."""
-    pieces = [(i, w) for i, e in enumerate(examples) for w in windows(model.encode(e), tokens // 2)]
-    loss, right, count = ([0.0] * len(examples) for _ in range(3))
-    rows = [Row((w,)) for _, w in pieces]
+    pieces = [(i, w) for i, (e, _) in enumerate(asked) for w in windows(model.encode(e), tokens // 2)]
+    loss, right, count = ([0.0] * len(asked) for _ in range(3))
+    rows = [Row((w,), task=asked[i][1].task) for i, w in pieces]
     for group, batch in _passes(rows, tokens, False, watch):
         scores, hits = model.token_scores(batch)
         sizes = batch.supervised.sum(1).tolist()
@@ -96,8 +128,8 @@ def _passes(rows: Sequence[Row], tokens: int, shared: bool, watch: Progress) -> 
         watch.update("scoring", done, len(rows))
 
 
-def _branches(model: LanguageModel, index: int, example: Example, offer: Sequence[str]) -> list[tuple[int, int, Row]]:
-    """Rows to score an example's candidates, each with the example's index and the number of its first candidate.
+def _branches(model: LanguageModel, example: Example, offer: Sequence[str], task: str) -> list[tuple[int, Row]]:
+    """Rows to score an example's candidates, each with the number of its first candidate.
 
     Packed, the prompt but its last token comes first and each candidate follows behind that token, so that scores
     equal those of separate rows.
@@ -106,7 +138,7 @@ def _branches(model: LanguageModel, index: int, example: Example, offer: Sequenc
     prompt, answers = pairs[0][0], [answer for _, answer in pairs]
     if not model.packs:
         whole = [Encoded(prompt + a, (False,) * len(prompt) + (True,) * len(a)) for a in answers]
-        return [(index, number, Row((w,))) for number, w in enumerate(whole)]
+        return [(number, Row((w,), task=task)) for number, w in enumerate(whole)]
     documents = [Encoded(prompt[:-1], (False,) * (len(prompt) - 1))]
     documents += [Encoded((prompt[-1], *a), (False,) + (True,) * len(a)) for a in answers]
-    return [(index, 0, Row(tuple(documents)))]
+    return [(0, Row(tuple(documents), task=task))]

@@ -31,12 +31,16 @@ class Ask:
             and change nothing.
         seeds: one for each completion.
         limit: most tokens of a completion, the end token counted; None takes what bounds all.
+        task: the experience that the model is told the prompt belongs to; empty where it is not told.
+        weights: (K,) of the adapters that answer, where they are routed.
     """
 
     prompt: Tokens
     hint: Tokens = ()
     seeds: tuple[int, ...] = (0,)
     limit: int | None = None
+    task: str = ""
+    weights: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass
@@ -172,7 +176,8 @@ class Decoder:
         asks = [group[0].ask for group in groups]
         spans = [range(len(ask.prompt) - 1, len(ask.prompt) + len(ask.hint)) for ask in asks]
         where = [(place, column) for place, span in enumerate(spans) for column in span]
-        cache, states = self.reader.read([(*ask.prompt, *ask.hint) for ask in asks], where)
+        with self.reader.weighing([ask.weights for ask in asks]):
+            cache, states = self.reader.read([(*ask.prompt, *ask.hint) for ask in asks], where)
         first = [0, *accumulate(map(len, spans))]
         pairs = [(i, row) for g, group in enumerate(groups) for row in group for i in range(first[g], first[g + 1])]
         chosen, logprobs = self.choose(states[[i for i, _ in pairs]], [row for _, row in pairs])
@@ -193,7 +198,8 @@ class Decoder:
     def _step(self, slots: Slots, seated: Sequence[Row], told: Told) -> list[Row]:
         """A token more for each seated row; those that stay, by slot."""
         columns = [len(row.ask.prompt) + len(row.tokens) - 1 for row in seated]
-        states = self.reader.step(slots, [row.tokens[-1] for row in seated], columns)
+        with self.reader.weighing([row.ask.weights for row in seated]):
+            states = self.reader.step(slots, [row.tokens[-1] for row in seated], columns)
         chosen, logprobs = self.choose(states, seated)
         for place, row in enumerate(seated):
             row.tokens.append(chosen[place])

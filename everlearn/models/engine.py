@@ -18,6 +18,7 @@ from everlearn.examples import Batch
 from everlearn.files import cache_folder
 from everlearn.models.activations import Store
 from everlearn.models.language_model import LanguageModel
+from everlearn.models.routes import unrouted
 
 PROBE = 64
 """Tokens of the pass whose saved activations are counted."""
@@ -119,7 +120,8 @@ def saved_bytes(model: LanguageModel) -> int:
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(seen, lambda tensor: tensor):
+    looking = torch.autograd.graph.saved_tensors_hooks(seen, lambda tensor: tensor)
+    with torch.random.fork_rng(), unrouted(model), looking:
         learning = model.module.training
         model.module.train()
         kept = model.token_logprobs(batch)  # alive until all is counted

@@ -7,6 +7,7 @@ greedy decoding, up to the rounding of sums in another order.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -18,6 +19,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.library import decode_by_library
 from everlearn.models.lora import settled
 from everlearn.models.reading import Head, Reader, Tokens, reads_by_slots
+from everlearn.models.routes import Request
 from everlearn.models.slots import CausalLM, attending
 from everlearn.types import Progress, Silent
 
@@ -48,10 +50,24 @@ def generate(
     """
     assert len(hints) in (0, len(prompts)), "a hint for each prompt, or none"
     limits = [limit] * len(prompts) if isinstance(limit, int) else limit
-    expected = [h[: min(most - 1, VERIFIED)] for h, most in zip(hints or [()] * len(prompts), limits, strict=True)]
-    asks = [Ask(p, tuple(h), limit=most) for p, h, most in zip(prompts, expected, limits, strict=True)]
+    expected = hints or [()] * len(prompts)
+    asks = [Ask(p, h, limit=most) for p, h, most in zip(prompts, expected, limits, strict=True)]
+    return generate_asked(model, asks, batch_tokens, progress)
+
+
+def generate_asked(
+    model: LanguageModel, asks: Sequence[Ask], batch_tokens: int = 4096, progress: Progress | None = None
+) -> list[str]:
+    """As `generate`, of asks that have a limit each; of a hint, no more is used than saves time.
+
+    Raises:
+        ModelError: if a prompt and its answer are longer than the model's positions.
+    """
+    limits = [ask.limit or 1 for ask in asks]
+    pairs = zip(asks, limits, strict=True)
+    asks = [replace(ask, hint=tuple(ask.hint[: min(most - 1, VERIFIED)])) for ask, most in pairs]
     bounds = Bounds(end_tokens(model.tokenizer), max(limits, default=1), batch_tokens)
-    groups = complete(model, asks, Greedy, bounds, counting(progress, "answering", len(prompts)))
+    groups = complete(model, asks, Greedy, bounds, counting(progress, "answering", len(asks)))
     plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     return [str(model.tokenizer.decode(row.tokens, **plain)) for (row,) in groups]
 
@@ -64,13 +80,25 @@ def complete(
     Raises:
         ModelError: if a prompt and its completion are longer than the model's positions.
     """
-    _refuse_too_long(model.module, max(asks, key=bounds.width, default=Ask((0,))), bounds)
     with _evaluating(model.module), torch.inference_mode():
+        asks = _routed(model, asks)
+        _refuse_too_long(model.module, max(asks, key=bounds.width, default=Ask((0,))), bounds)
         if not reads_by_slots(model):
-            return decode_by_library(model.module, asks, chooser(Head(None)), bounds, told)
+            return decode_by_library(model.module, asks, chooser(Head(None)), bounds, told, model.router)
         with attending(model.module), settled(model.module):
             reader = Reader(model)
             return Decoder(reader, chooser(reader.head), bounds).run(asks, told)
+
+
+def _routed(model: LanguageModel, asks: Sequence[Ask]) -> Sequence[Ask]:
+    """The asks as the model reads them: with what is put in front of their prompts, and the weights that stay."""
+    if model.router is None or not asks:
+        return asks
+    routes = model.router.route([Request(ask.prompt, ask.task) for ask in asks])
+    leads = routes.leads or ((),) * len(asks)
+    weights = [None] * len(asks) if routes.weights is None else list(routes.weights)
+    triples = zip(asks, leads, weights, strict=True)
+    return [replace(ask, prompt=(*lead, *ask.prompt), weights=own) for ask, lead, own in triples]
 
 
 def counting(progress: Progress | None, stage: str, total: int) -> Told:

@@ -6,7 +6,7 @@ logits (or it scales, caps or changes them on the way), and whether documents pa
 get the logits that they get alone (or the model mixes tokens otherwise than by attention).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -30,6 +30,7 @@ from everlearn.models.logprobs import (
     head_scores,
     head_statistic,
 )
+from everlearn.models.routes import Router, routed, unrouted
 
 
 class LanguageModel:
@@ -40,6 +41,8 @@ class LanguageModel:
         tokenizer: its tokenizer, padding on the right.
         name: where it came from: a hub name, a directory, a GGUF file, or "embedded".
         store: where states below the lowest layer that learns are kept; see `keeping`. None keeps none.
+
+    `router` decides for each document which adapters act and what stands before it; None where nothing is routed.
     """
 
     def __init__(self, module: nn.Module, tokenizer: Tokenizer, name: str, store: Store | None = None) -> None:
@@ -48,6 +51,7 @@ class LanguageModel:
         self.name = name
         self.store = store
         self._lower: Lower | None = None
+        self.router: Router | None = None
 
     @classmethod
     def open(
@@ -127,9 +131,10 @@ class LanguageModel:
         """Inside, what is below the lowest layer that learns stands still, and reads each text once.
 
         Its states are kept in `store`, and later passes over the same text start from them. Nothing changes where there
-        is no store, where the lowest layer learns, or where the architecture does not allow it.
+        is no store, where the lowest layer learns, where the architecture does not allow it, and under a router, since
+        states then hang on more than a text's tokens.
         """
-        if self._lower is not None or self.store is None or not keeps(self.module):
+        if self._lower is not None or self.store is None or self.router is not None or not keeps(self.module):
             yield
             return
         self._lower = Lower(self.module, self.store)
@@ -223,8 +228,8 @@ class LanguageModel:
 
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states, (B, T, D), after the final norm."""
-        with serving(self._lower, batch, self._inputs):
-            return decoder(self.module)(**self._inputs(batch), use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+        inner = decoder(self.module)
+        return self._read(batch, lambda given: inner(**given, use_cache=False).last_hidden_state)
 
     @cached_property
     def splits_head(self) -> bool:
@@ -245,10 +250,10 @@ class LanguageModel:
 
     @contextmanager
     def _probing(self) -> Iterator[None]:
-        """Without gradients and dropout, whatever mode the model is in."""
+        """Without gradients and dropout, whatever mode the model is in, and unrouted."""
         learning = self.module.training
         self.module.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), unrouted(self):
             yield
         self.module.train(learning)
 
@@ -268,8 +273,15 @@ class LanguageModel:
         return torch.roll(where, -1, dims=1), batch.tokens.to(self.device)[where]
 
     def _logits(self, batch: Batch) -> Tensor:
-        with serving(self._lower, batch, self._inputs):
-            return self.module(**self._inputs(batch), use_cache=False).logits  # type: ignore[no-any-return]
+        return self._read(batch, lambda given: self.module(**given, use_cache=False).logits)
+
+    def _read(self, batch: Batch, forward: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
+        """(B, T, ...) what a forward pass makes of the batch's tokens, each document by its own route."""
+        if self.router is None:
+            with serving(self._lower, batch, self._inputs):
+                return forward(self._inputs(batch))
+        with routed(self.router, batch, self.device) as led:
+            return led.own(forward(self._inputs(led.batch)))
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
         segments = batch.segments.to(self.device)

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from everlearn.models.decoding import Ask, Bounds, Choose, Row, Told
+from everlearn.models.routes import Router, placed
 from everlearn.models.slots import CausalLM
 
 
@@ -36,7 +37,7 @@ class _Chooser(LogitsProcessor):
 
 
 def decode_by_library(
-    module: CausalLM, asks: Sequence[Ask], choose: Choose, bounds: Bounds, told: Told
+    module: CausalLM, asks: Sequence[Ask], choose: Choose, bounds: Bounds, told: Told, router: Router | None = None
 ) -> list[list[Row]]:
     """The rows of each ask, in order; as `everlearn.models.decoding.Decoder.run`.
 
@@ -45,7 +46,8 @@ def decode_by_library(
     groups = [[Row(ask, seed) for seed in ask.seeds] for ask in asks]
     for batch in _batches(asks, bounds):
         rows = [row for i in batch for row in groups[i]]
-        _generate(module, rows, _Chooser(rows, choose, bounds))
+        with placed(router, [row.ask.weights for row in rows]):
+            _generate(module, rows, _Chooser(rows, choose, bounds))
         told(len(rows))
     return groups
 

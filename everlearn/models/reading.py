@@ -5,7 +5,8 @@ all tokens, and if a probe gives the scores that it gives by itself; `everlearn.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from weakref import WeakKeyDictionary
@@ -16,6 +17,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from everlearn.models.language_model import LanguageModel
+from everlearn.models.routes import placed
 from everlearn.models.slots import CausalLM, KeyValues, Slots, additive, attending
 
 Tokens = Sequence[int]
@@ -68,11 +70,20 @@ class Reader:
         self.head = Head(module.get_output_embeddings() if model.splits_head else None)
         self._weight: Tensor = module.get_input_embeddings().weight
         self._begun: tuple[Tokens, DynamicCache] = ((), DynamicCache())
+        self._router, self._weighed = model.router, False
 
     @property
     def device(self) -> torch.device:
         """Where the model reads."""
         return self._weight.device
+
+    @contextmanager
+    def weighing(self, weights: Sequence[Tensor | None]) -> Iterator[None]:
+        """Inside, each text or row that is read has its own weights of adapters, in their order."""
+        self._weighed = any(w is not None for w in weights)
+        with placed(self._router, weights):
+            yield
+        self._weighed = False
 
     def read(self, texts: Sequence[Tokens], where: Sequence[tuple[int, int]]) -> tuple[DynamicCache, Tensor]:
         """Read texts from their beginnings.
@@ -99,6 +110,8 @@ class Reader:
 
     def _share(self, texts: Sequence[Tokens], most: int) -> tuple[int, DynamicCache]:
         """How many tokens of all texts are known, and a cache that begins with them."""
+        if self._weighed:  # what texts begin with alike is not the same under other weights
+            return 0, DynamicCache()
         (begun, cache), alike = self._begun, min(most, *(agree(texts[0], text) for text in texts))
         known = min(agree(begun, texts[0]), alike)
         if (alike - known) * (len(texts) - 1) < APART:

@@ -17,7 +17,7 @@ from everlearn.models.answers import choose, predict
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.layers import below, decoder_layers
 from everlearn.testing.toys import question, toy_model, toy_stream
-from everlearn.types import Silent
+from everlearn.types import Given, Silent
 
 ROOM = 10**6
 
@@ -118,14 +118,14 @@ def test_a_change_above_leaves_states_in_use() -> None:
 
 def test_choices_over_a_shared_prompt_and_texts_get_the_replies_of_a_whole_pass() -> None:
     model = frozen(Store(ROOM))
-    asked = [question("which is it?", "this"), question("and now?", "that")]
-    offers = [("this", "that one", "no"), ("this", "that one", "no")]
-    texts = toy_stream().experiences[1].test
-    whole = choose(model, asked, offers, 256, Silent()), predict(model, texts, 256, Silent())
+    offered = Given(("this", "that one", "no"))
+    asked = [(question("which is it?", "this"), offered), (question("and now?", "that"), offered)]
+    texts = [(e, Given()) for e in toy_stream().experiences[1].test]
+    whole = choose(model, asked, 256, Silent()), predict(model, texts, 256, Silent())
     with model.keeping():
-        kept = choose(model, asked, offers, 256, Silent()), predict(model, texts, 256, Silent())
+        kept = choose(model, asked, 256, Silent()), predict(model, texts, 256, Silent())
         with counted(model, 0) as passes:
-            choose(model, asked, offers, 256, Silent())
+            choose(model, asked, 256, Silent())
     assert kept[0] == whole[0]
     assert [r.loss for r in kept[1]] == pytest.approx([r.loss for r in whole[1]], abs=1e-12)
     assert passes == []

@@ -8,12 +8,13 @@ from everlearn.examples import Encoded, Example
 from everlearn.models.answers import answer
 from everlearn.models.language_model import LanguageModel
 from everlearn.testing.toys import question, toy_model
+from everlearn.types import Given
 
 CANDIDATES = ("red", "green", "a very blue one", "x")
 EXAMPLES = [question(f"what colour is {w}?", "red") for w in ("grass", "the sky", "a", "an old brick house")]
 
 
-OFFERS = [CANDIDATES] * len(EXAMPLES)
+OFFERS = [Given(CANDIDATES)] * len(EXAMPLES)
 
 
 def score_alone(model: LanguageModel, example: Example, candidate: str) -> float:
@@ -39,7 +40,7 @@ def test_a_model_that_does_not_pack_chooses_the_same() -> None:
 
 def test_an_examples_own_choices_come_first() -> None:
     own = Example(messages=EXAMPLES[0].messages, choices=("no", "yes"))
-    (reply,) = answer(toy_model(), "choose", [own], [CANDIDATES])
+    (reply,) = answer(toy_model(), "choose", [own], [Given(CANDIDATES)])
     assert reply.text in own.choices
 
 
