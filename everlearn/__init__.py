@@ -39,13 +39,14 @@ if TYPE_CHECKING:
     from everlearn.methods.distillation import LwF, NewInputsKL, OldInputsKL
     from everlearn.methods.dual import DualLoRA
     from everlearn.methods.experts import SAPT, MoELoRA
-    from everlearn.methods.freezing import Freeze
+    from everlearn.methods.freezing import Freeze, Slow
     from everlearn.methods.gdumb import GDumb
     from everlearn.methods.growth import BlockExpansion, DepthSplice
     from everlearn.methods.importance import MAS, SI, RWalk
     from everlearn.methods.incremental import IncLoRA, SDLoRA
     from everlearn.methods.inflora import InfLoRA
     from everlearn.methods.interference import GSS, MIR
+    from everlearn.methods.latent_replay import LatentReplay
     from everlearn.methods.orthogonal import NLoRA, OLoRA, SelfRegularizedCLoRA
     from everlearn.methods.projection import AGEM, GEM
     from everlearn.methods.prompts import L2P, ProgressivePrompts
@@ -94,13 +95,14 @@ _HOMES = {
     "everlearn.methods.distillation": "LwF NewInputsKL OldInputsKL",
     "everlearn.methods.dual": "DualLoRA",
     "everlearn.methods.experts": "MoELoRA SAPT",
-    "everlearn.methods.freezing": "Freeze",
+    "everlearn.methods.freezing": "Freeze Slow",
     "everlearn.methods.gdumb": "GDumb",
     "everlearn.methods.growth": "BlockExpansion DepthSplice",
     "everlearn.methods.importance": "MAS RWalk SI",
     "everlearn.methods.incremental": "IncLoRA SDLoRA",
     "everlearn.methods.inflora": "InfLoRA",
     "everlearn.methods.interference": "GSS MIR",
+    "everlearn.methods.latent_replay": "LatentReplay",
     "everlearn.methods.orthogonal": "NLoRA OLoRA SelfRegularizedCLoRA",
     "everlearn.methods.projection": "AGEM GEM",
     "everlearn.methods.prompts": "L2P ProgressivePrompts",
@@ -181,6 +183,7 @@ __all__ = [
     "InfLoRA",
     "LMCocktail",
     "LanguageModel",
+    "LatentReplay",
     "Learn",
     "Learner",
     "LoRA",
@@ -221,6 +224,7 @@ __all__ = [
     "SelfRegularizedCLoRA",
     "Server",
     "Settings",
+    "Slow",
     "SoftMask",
     "Soup",
     "SpacedReplay",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from everlearn.errors import ConfigError, MethodError
-from everlearn.method import Method
+from everlearn.method import Context, Method, Tensors
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.layers import below, decoder_layers
 from everlearn.models.lora import take_away_unlearned
@@ -50,3 +50,29 @@ class Freeze(Method):
             for parameter in below(model.module, self.below).values():
                 parameter.requires_grad_(False)
         return model
+
+
+@dataclass(frozen=True)
+class Slow(Method):
+    """Let the lowest layers move a fraction of the way that the optimiser proposes (arXiv:1912.01100, sec. 3).
+
+    The front of a network that replays states at a cut above it; or a softer `Freeze`. It is the movement that is
+    scaled, since Adam would undo a scaled gradient. Extra compute: copies of what learns in each step. No memory.
+
+    Args:
+        below: number of layers that are slowed, from the lowest up, and with them the token embedding.
+        factor: of their movement, in [0, 1].
+    """
+
+    below: int = 1
+    factor: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuse a negative number of layers, and a factor that would not slow."""
+        if self.below < 0 or not 0 <= self.factor <= 1:
+            raise ConfigError(f"{self}: below is a number of layers, 0 or more, and factor is in [0, 1].")
+
+    def update(self, memory: Memory, update: Tensors, ctx: Context) -> Tensors:
+        """Scale the movement of the lowest layers."""
+        slowed = below(ctx.model.module, self.below) if self.below else {}
+        return {name: u * self.factor if name in slowed else u for name, u in update.items()}

@@ -18,14 +18,14 @@ from everlearn.errors import ModelError
 from everlearn.examples import Batch, Encoded, Example, Message
 from everlearn.models.activations import Lower, Store, keeps, serving
 from everlearn.models.documents import block_mask, nearly_equal, two_documents
-from everlearn.models.layers import decoder
+from everlearn.models.layers import decoder, starting_from, states_after
 from everlearn.models.load import Tokenizer, identity, load
 from everlearn.models.logprobs import (
     Said,
     Statistic,
     dense_statistic,
-    head_divergences,
-    head_entropies,
+    divergence_from,
+    entropy,
     head_logprobs,
     head_scores,
     head_statistic,
@@ -143,6 +143,22 @@ class LanguageModel:
         finally:
             self._lower = None
 
+    def states(self, batch: Batch, count: int) -> Tensor:
+        """(B, T, D) what the lowest `count` layers make of a batch; no gradient."""
+        with torch.no_grad():
+            return states_after(self.module, count, self._inputs(batch))
+
+    @contextmanager
+    def starting(self, count: int, states: Tensor) -> Iterator[None]:
+        """Inside, a pass begins above the lowest `count` layers with (B, T, D) states, whatever tokens it is given."""
+        assert self.splits_head in (True, False)  # probed now, since a probe is a pass of its own
+        lower, self._lower = self._lower, None
+        try:
+            with starting_from(self.module, count, states):
+                yield
+        finally:
+            self._lower = lower
+
     def token_logprobs(self, batch: Batch, targets: Tensor | None = None) -> Tensor:
         """Log-probability in nats of each supervised token in row-major order, (N,), differentiable.
 
@@ -167,10 +183,7 @@ class LanguageModel:
 
     def token_entropies(self, batch: Batch) -> Tensor:
         """Entropy in nats of the distribution over each supervised token, (N,), differentiable."""
-        if self.splits_head:
-            return head_entropies(self.hidden(batch)[self._asked(batch)[0]], self._head.weight, self._head.bias)
-        logp = self._logits(batch)[self._asked(batch)[0]].float().log_softmax(-1)
-        return -(logp.exp() * logp).sum(-1)
+        return self.token_statistic(batch, entropy)
 
     def token_divergences(self, batch: Batch, reference: "LanguageModel") -> Tensor:
         """KL in nats of the distribution over each supervised token from a reference's, (N,), differentiable.
@@ -181,16 +194,7 @@ class LanguageModel:
             batch: what both models read.
             reference: a model of the same vocabulary; no gradient reaches it.
         """
-        before = self._asked(batch)[0]
-        if self.splits_head and reference.splits_head:
-            with torch.no_grad():
-                fixed = reference.hidden(batch)[before]
-            head = (reference._head.weight, reference._head.bias)
-            return head_divergences(self.hidden(batch)[before], self._head.weight, self._head.bias, fixed, head)
-        with torch.no_grad():
-            fixed = reference._logits(batch)[before].float().log_softmax(-1)
-        logp = self._logits(batch)[before].float().log_softmax(-1)
-        return (logp.exp() * (logp - fixed)).sum(-1)
+        return self.token_statistic(batch, divergence_from(reference.said(batch), forward=False))
 
     def token_statistic(self, batch: Batch, statistic: Statistic) -> Tensor:
         """A number made of the logits over each supervised token, (N,), differentiable; see `models.logprobs`."""

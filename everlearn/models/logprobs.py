@@ -121,6 +121,17 @@ def squared_norm(logits: Tensor, part: slice) -> Tensor:
     return torch.cat(found)
 
 
+def entropy(logits: Tensor, part: slice) -> Tensor:
+    """The statistic H = -sum p log p, in nats; df/dx is -p (log p + H)."""
+    found = []
+    for rows in torch.split(logits, ROWS):
+        logp = rows.log_softmax(-1, _precise(logits))
+        p = logp.exp()
+        found.append(-(p * logp).sum(-1))
+        rows.copy_(p.mul_(logp.add_(found[-1][:, None])).neg_())
+    return torch.cat(found)
+
+
 def divergence_from(said: Said, temperature: float = 1.0, forward: bool = True) -> Statistic:
     """The statistic KL(q || p), or KL(p || q) where not forward, in nats over the whole vocabulary.
 
@@ -172,57 +183,6 @@ def head_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: 
         return scores - torch.cat(norms)
 
     return _Head.apply(hidden, weight, bias, chosen)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def head_entropies(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Entropy of each position's distribution over the vocabulary, in nats; (N,), differentiable like `head_logprobs`.
-
-    Args:
-        hidden: (N, D) last hidden states.
-        weight: (V, D) output embedding.
-        bias: (V,) or None.
-    """
-
-    def entropy(logits: Tensor, part: slice) -> Tensor:
-        found = []
-        for rows in torch.split(logits, ROWS):
-            logp = rows.log_softmax(-1, _precise(logits))
-            p = logp.exp()
-            found.append(-(p * logp).sum(-1))
-            rows.copy_(p.mul_(logp.add_(found[-1][:, None])).neg_())
-        return torch.cat(found)
-
-    return _Head.apply(hidden, weight, bias, entropy)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def head_divergences(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, reference: Tensor, head: tuple[Tensor, Tensor | None]
-) -> Tensor:
-    """KL(p || q) of each position's distribution from a fixed reference's, in nats, over the whole vocabulary.
-
-    Args:
-        hidden: (N, D) last hidden states.
-        weight: (V, D) output embedding.
-        bias: (V,) or None.
-        reference: (N, D') last hidden states of the reference at the same positions; no gradient.
-        head: the reference's output embedding, (V, D'), and its bias.
-
-    Returns:
-        (N,), differentiable like `head_logprobs`.
-    """
-
-    def divergence(logits: Tensor, part: slice) -> Tensor:
-        with torch.no_grad():
-            others = linear(reference[part], *head)
-        found = []
-        for rows, fixed in zip(torch.split(logits, ROWS), torch.split(others, ROWS), strict=True):
-            logp = rows.log_softmax(-1, _precise(logits))
-            p, ratio = logp.exp(), logp - fixed.log_softmax(-1, logp.dtype)
-            found.append((p * ratio).sum(-1))
-            rows.copy_(p.mul_(ratio.sub_(found[-1][:, None])))
-        return torch.cat(found)
-
-    return _Head.apply(hidden, weight, bias, divergence)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def head_scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:

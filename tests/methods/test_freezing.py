@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from everlearn.errors import ConfigError, MethodError
-from everlearn.method import Method, chain
+from everlearn.method import Context, Method, chain
 from everlearn.methods.adapters import LoRA
-from everlearn.methods.freezing import Freeze
+from everlearn.methods.freezing import Freeze, Slow
 from everlearn.models.lora import adapters
 from everlearn.testing.laws import learned
-from everlearn.testing.toys import toy_model
+from everlearn.testing.toys import toy_model, toy_stream
 
 
 def test_the_embedding_and_the_lowest_layers_stand_still() -> None:
@@ -58,3 +58,14 @@ def test_a_model_with_too_few_layers_is_refused() -> None:
         Freeze(below=2).params(None, toy_model())
     with pytest.raises(ConfigError, match="0 or more"):
         replace(Freeze(), below=-1)
+
+
+def test_slowed_layers_move_by_the_factor_and_the_others_as_proposed() -> None:
+    model = toy_model()
+    ctx = Context(model, toy_stream().experiences[0])
+    update = {name: torch.ones_like(p) for name, p in model.trainable().items()}
+    found = Slow(below=1, factor=0.25).update(None, update, ctx)
+    assert {float(u.mean()) for n, u in found.items() if n.startswith(("model.layers.0.", "model.embed"))} == {0.25}
+    assert {float(u.mean()) for n, u in found.items() if n.startswith(("model.layers.1.", "model.norm"))} == {1.0}
+    with pytest.raises(ConfigError, match="factor"):
+        Slow(factor=2.0)

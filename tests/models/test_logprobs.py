@@ -11,8 +11,7 @@ from everlearn.models.logprobs import (
     Said,
     dense_statistic,
     divergence_from,
-    head_divergences,
-    head_entropies,
+    entropy,
     head_logprobs,
     head_scores,
     head_statistic,
@@ -61,7 +60,8 @@ def test_entropies_and_divergences_equal_the_plain_computation(trained: bool, mo
     logp = torch.nn.functional.linear(hidden, weight, bias).log_softmax(-1)
     logq = torch.nn.functional.linear(other, *head).log_softmax(-1)
     plain = (-(logp.exp() * logp).sum(-1), (logp.exp() * (logp - logq)).sum(-1))
-    ours = (head_entropies(hidden, weight, bias), head_divergences(hidden, weight, bias, other, head))
+    asked = (entropy, divergence_from(Said(other, *head), forward=False))
+    ours = tuple(head_statistic(hidden, weight, bias, statistic) for statistic in asked)
     for mine, theirs in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
         found, expected = (torch.autograd.grad((v * upstream).sum(), leaves, retain_graph=True) for v in (mine, theirs))
@@ -73,10 +73,10 @@ def test_two_tokens_by_hand() -> None:
     hidden, weight = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.eye(2, dtype=torch.float64)
     p = 1 / (1 + math.exp(-1))
     assert head_logprobs(hidden, weight, None, torch.tensor([0])).item() == pytest.approx(math.log(p))
-    entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
-    assert head_entropies(hidden, weight, None).item() == pytest.approx(entropy)
-    even = (torch.zeros(1, 2, dtype=torch.float64), (weight, None))
-    assert head_divergences(hidden, weight, None, *even).item() == pytest.approx(math.log(2) - entropy)
+    expected = -p * math.log(p) - (1 - p) * math.log(1 - p)
+    assert head_statistic(hidden, weight, None, entropy).item() == pytest.approx(expected)
+    even = divergence_from(Said(torch.zeros(1, 2, dtype=torch.float64), weight), forward=False)
+    assert head_statistic(hidden, weight, None, even).item() == pytest.approx(math.log(2) - expected)
 
 
 def test_half_precision_rounds_the_logits_alone() -> None:
