@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from everlearn.errors import ConfigError
-from everlearn.experts import Draw, Facts, Merging, Share, fact_of
+from everlearn.merge_rules import Draw, Facts, Merging, Share, fact_of
 from everlearn.merging import Running, Vector
 from everlearn.randomness import generator
 from everlearn.tensor_files import Held, Rows, extent

@@ -25,8 +25,8 @@ def merge(
     Example: everlearn merge merged --base embedded --of runs/a --of runs/b@3f2a --method "TIES(density=0.2)"
     """
     from everlearn.config import parse
-    from everlearn.experts import Merging
     from everlearn.merge_folders import REPORT, Plan, merge_folders
+    from everlearn.merge_rules import Merging
     from everlearn.progress import Bars
 
     rule = parse(method)

@@ -16,8 +16,8 @@ from torch import Tensor
 from everlearn.combine import MEMORY, Combination, Model
 from everlearn.config import dump, parse_method, show
 from everlearn.errors import ConfigError, ModelError, RegistryError
-from everlearn.experts import Merging
 from everlearn.files import atomic_folder, read_json, sha256_file, write_json
+from everlearn.merge_rules import Merging
 from everlearn.method import chain
 from everlearn.methods.adapters import LoRA
 from everlearn.models.load import FILES, identity, locate

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from everlearn.combine import LIVE, Combination, Model, merge_weights
 from everlearn.errors import ConfigError
-from everlearn.experts import Merging
+from everlearn.merge_rules import Merging
 from everlearn.merging import cocktail_weights, greedy_soup
 from everlearn.methods.averaging import ModelStock, Soup, WiSEFT
 from everlearn.methods.sparse_vectors import DARE, DELLA, TIES, Breadcrumbs

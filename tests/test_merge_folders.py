@@ -12,11 +12,11 @@ from torch import Tensor
 
 from everlearn.combine import merge_weights
 from everlearn.errors import ConfigError, ModelError, RegistryError
-from everlearn.experts import Merging
 from everlearn.files import sha256_file
 from everlearn.fold import Settings, run
 from everlearn.learner import Learner
 from everlearn.merge_folders import REPORT, Plan, merge_folders
+from everlearn.merge_rules import Merging
 from everlearn.method import Method, chain
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.averaging import ModelStock, Soup, WiSEFT

@@ -1,7 +1,7 @@
 """Averages of weights: over steps, over experiences, between old and new.
 
 N is the number of trained weights. Adapters are averaged by their products and cut back to their rank; see
-`everlearn.experts`. All need the whole of each parameter in every process.
+`everlearn.merge_rules`. All need the whole of each parameter in every process.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from everlearn.errors import ConfigError
 from everlearn.examples import Example
-from everlearn.experts import Begins, Draw, Facts, Merging, Share, TaskVectors, combined, cut_back, paired, product
+from everlearn.merge_rules import Begins, Draw, Facts, Merging, Share, TaskVectors, combined, cut_back, paired, product
 from everlearn.merging import Running, Vector, cocktail_weights, stock_ratio
 from everlearn.method import Context, Method, Tensors
 from everlearn.randomness import permutation

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from everlearn.errors import ConfigError
-from everlearn.experts import Draw, Facts, Share, TaskVectors
+from everlearn.merge_rules import Draw, Facts, Share, TaskVectors
 from everlearn.merging import (
     Running,
     Vector,

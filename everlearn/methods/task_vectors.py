@@ -2,7 +2,7 @@
 
 N is the number of trained weights. Memory is 4 N bytes for the base's values and 4 N for each running tensor, however
 many experiences there are. For adapters of rank r on (out, in) layers it is 4 r (in + out) bytes for each layer and
-experience instead; see `everlearn.experts`. All need the whole of each parameter in every process.
+experience instead; see `everlearn.merge_rules`. All need the whole of each parameter in every process.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from everlearn.errors import ConfigError
-from everlearn.experts import Begins, Draw, Facts, Merging, Share, TaskVectors
+from everlearn.merge_rules import Begins, Draw, Facts, Merging, Share, TaskVectors
 from everlearn.merging import (
     Running,
     Vector,

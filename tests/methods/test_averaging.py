@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from everlearn.errors import ConfigError
-from everlearn.experts import product
 from everlearn.learner import Learner, learn
+from everlearn.merge_rules import product
 from everlearn.merging import cocktail_weights
 from everlearn.method import Context, Method, Tensors, chain
 from everlearn.methods.adapters import LoRA

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from everlearn.errors import ConfigError
-from everlearn.experts import Share
+from everlearn.merge_rules import Share
 from everlearn.method import Method
 from everlearn.methods.sparse_vectors import DARE, DELLA, TIES, Breadcrumbs
 from everlearn.randomness import generator

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from everlearn.errors import ConfigError
-from everlearn.experts import Merging
+from everlearn.merge_rules import Merging
 from everlearn.method import Context, Method
 from everlearn.methods.task_vectors import OPCM, SLERP, MagMax, TaskArithmetic
 from everlearn.testing.toys import toy_stream

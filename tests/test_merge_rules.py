@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from everlearn.errors import MethodError
-from everlearn.experts import combined, paired, product
 from everlearn.learner import Learner, learn
+from everlearn.merge_rules import combined, paired, product
 from everlearn.method import Context, Method, chain
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
