@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from everlearn.errors import ConfigError
 from everlearn.method import Method
-from everlearn.models.dora import wrap_dora
+from everlearn.models.dora import DoRALinear
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.lora import wrap
+from everlearn.models.lora import wrap, wrap_with
 from everlearn.types import Memory
 
 
@@ -102,7 +102,7 @@ class DoRA(Method):
     def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
         """Wrap the target layers and freeze everything else."""
         alpha = 2.0 * self.rank if self.alpha is None else self.alpha
-        wrap_dora(model.module, self.targets, self.rank, alpha / self.rank, self.dropout)
+        wrap_with(DoRALinear, model.module, self.targets, self.rank, alpha / self.rank, self.dropout)
         return model
 
 

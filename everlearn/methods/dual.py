@@ -1,8 +1,7 @@
 """Two adapters for each experience: one off what old experiences have read, one where the new one alone reads."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +11,7 @@ from torch.nn.functional import linear
 
 from everlearn.errors import ConfigError
 from everlearn.method import Context, Method, Tensors
-from everlearn.models.bank import Bank, Shape, banks
+from everlearn.models.bank import Bank, Shape, banks, listening
 from everlearn.models.bank import grow as grow_banks
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.lora import chosen
@@ -242,25 +241,13 @@ class _Router:
         gates = [bank.gate for bank in banks(self.model.module).values() if isinstance(bank.gate, DynamicMemory)]
         means = torch.zeros(len(prompts), len(self.names))
         for group, batch in prompt_batches(prompts):
-            with torch.no_grad(), _listening(gates):
+            with torch.no_grad(), listening(gates):
                 self.model.hidden(batch)
                 for place, number in enumerate(group):
                     size = len(prompts[number])
                     heard = [gate.heard[0][place, :size].mean(0) for gate in gates]
                     means[number] = torch.stack(heard).mean(0).to(means)
         return (self.method.sharpness * means).softmax(-1)
-
-
-@contextmanager
-def _listening(gates: Sequence[DynamicMemory]) -> Iterator[None]:
-    """Inside, gates keep what inputs say."""
-    for gate in gates:
-        gate.listened = True
-    try:
-        yield
-    finally:
-        for gate in gates:
-            gate.listened, gate.heard = False, []
 
 
 def _subspace(memory: Memory, name: str, like: Tensor) -> Subspace:

@@ -1,7 +1,6 @@
 """Experts: several adapters on a layer, weighed by the input."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,7 +11,7 @@ from torch.nn.functional import layer_norm, silu
 from everlearn.errors import ConfigError, MethodError
 from everlearn.examples import Batch
 from everlearn.method import Context, Method
-from everlearn.models.bank import Shape, grow
+from everlearn.models.bank import Shape, grow, listening
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.routes import Request, Routes, Switch, documents, one_hot, requests, routed_by
 from everlearn.randomness import permutation
@@ -239,7 +238,7 @@ class MoELoRA(Method):
             raise MethodError(f"{self} has to know each document's example, and the objective's batches do not say it.")
         kinds = torch.tensor([bool(example.text) for example in batch.examples])
         gates = [module for module in ctx.model.module.modules() if isinstance(module, TokenGate)]
-        with _listening(gates):
+        with listening(gates):
             ctx.model.hidden(batch)
             sums = [torch.stack([gate.heard[0][row, here].sum(0) for row, here in places]) for gate in gates]
         return self.balance * torch.stack([imbalance(q, kinds, self.delta, self.formula) for q in sums]).mean()
@@ -281,15 +280,3 @@ class TokenGate(nn.Module):
         if self.listened:
             self.heard.append(found)
         return found
-
-
-@contextmanager
-def _listening(gates: Sequence[TokenGate]) -> Iterator[None]:
-    """Inside, gates keep what they say."""
-    for gate in gates:
-        gate.listened = True
-    try:
-        yield
-    finally:
-        for gate in gates:
-            gate.listened, gate.heard = False, []

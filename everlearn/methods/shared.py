@@ -13,8 +13,8 @@ from everlearn.examples import Batch
 from everlearn.method import Context, Method
 from everlearn.methods.adapters import require_rank
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.lora import adapters, wrap
-from everlearn.models.routing import routings, wrap_routing
+from everlearn.models.lora import adapters, wrap, wrap_with
+from everlearn.models.routing_matrix import RoutingLinear, routings
 from everlearn.types import Memory
 
 
@@ -136,7 +136,8 @@ class RoutingCLoRA(Method):
     def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
         """Wrap the target layers, with the old routing, and freeze everything else."""
         alpha = 2.0 * self.rank if self.alpha is None else self.alpha
-        for name, layer in wrap_routing(model.module, self.targets, self.rank, alpha / self.rank, self.dropout).items():
+        wrapped = wrap_with(RoutingLinear, model.module, self.targets, self.rank, alpha / self.rank, self.dropout)
+        for name, layer in wrapped.items():
             layer.old.data.copy_(memory["old"].get(name, torch.zeros_like(layer.old)))
         return model
 

@@ -4,8 +4,10 @@ The parameters of adapter i of a layer are called `<layer>.A.i`, `<layer>.B.i` a
 factor, `<layer>.gain.i`, and keep their names as the bank grows, so that a version of any length is rebuilt by name.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -196,3 +198,22 @@ def _bank(module: nn.Module, name: str, dropout: float) -> Bank:
 
 def _cat(tensors: Sequence[Tensor], dim: int) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
+
+
+class Listened(Protocol):
+    """What weighs adapters inside a layer, and can be listened to."""
+
+    listened: bool
+    heard: list[Tensor]
+
+
+@contextmanager
+def listening(gates: Sequence[Listened]) -> Iterator[None]:
+    """Inside, gates keep what they say."""
+    for gate in gates:
+        gate.listened = True
+    try:
+        yield
+    finally:
+        for gate in gates:
+            gate.listened, gate.heard = False, []

@@ -1,45 +1,28 @@
 """DoRA: a weight as the length of each of its rows times a direction, which an adapter turns (arXiv:2402.09353)."""
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from everlearn.errors import ModelError
-from everlearn.models.adapted import Adapted, Pairs
-from everlearn.models.lora import chosen, fresh_pair, replace
+from everlearn.models.lora import Paired
 
 
-class DoRALinear(Adapted):
+class DoRALinear(Paired):
     """A frozen linear layer, its adapter, and a learned length of each row: y = m (W' / ||W'||) x + b, W' = W + s B A.
 
     The norm is that of each row of W', and a constant in the backward pass. Dropout acts on the input of A alone; PEFT
     drops inputs of W too, in the part (m / ||W'|| - 1) W x.
 
-    Args:
-        base: the layer to adapt, linear or GPT-2's transposed kind; it is frozen.
-        rank: r, the inner width of the adapter.
-        scale: s.
-        dropout: probability of dropping each input of A while learning.
-
-    Raises:
-        ModelError: if the layer's weight is quantised.
+    The arguments are those of `Paired`.
     """
 
+    learns: ClassVar[tuple[str, ...]] = ("A", "B", "length")
+
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0) -> None:
-        super().__init__(base, dropout)
-        self.rank, self.scale = rank, scale
-        self.A, self.B = fresh_pair(self, rank)
+        super().__init__(base, rank, scale, dropout)
         self.length = nn.Parameter(self.norms())
-
-    def pairs(self) -> Pairs:
-        """The one pair."""
-        return (self.scale * self.A,), (self.B,)
-
-    def settings(self) -> str:
-        """The scale, and that rows have lengths."""
-        return f"DoRA {self.scale}"
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
@@ -62,32 +45,3 @@ class DoRALinear(Adapted):
             inner = 2 * linear(weight, a.to(weight.dtype)).to(self.kind) + b @ (a @ a.T)
             total: Tensor = square + (inner * b).sum(1)
             return total.clamp_min(0).sqrt()
-
-
-def wrap_dora(module: nn.Module, targets: str | Sequence[str], rank: int, scale: float, dropout: float = 0.0) -> None:
-    """Give each target layer a DoRA adapter and freeze everything else; a layer that has one like it keeps it.
-
-    Args:
-        module: a model.
-        targets: see `everlearn.models.lora.wrap`.
-        rank: of each adapter.
-        scale: see `DoRALinear`.
-        dropout: see `DoRALinear`.
-
-    Raises:
-        ModelError: if a target names no linear layer, or one with an adapter that is not alike.
-    """
-    module.requires_grad_(False)
-    for name in chosen(module, targets):
-        layer = module.get_submodule(name)
-        if not isinstance(layer, Adapted):
-            layer = DoRALinear(layer, rank, scale, dropout)
-            replace(module, name, layer)
-        if not isinstance(layer, DoRALinear) or (layer.rank, layer.scale, layer.dropout) != (rank, scale, dropout):
-            raise ModelError(
-                f"{name} has another adapter already; fold it into its layer, or ask for rank, scale and dropout as it "
-                "has them."
-            )
-        for parameter in (layer.A, layer.B, layer.length):
-            parameter.requires_grad_(True)
-        layer.prepare()

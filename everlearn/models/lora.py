@@ -1,8 +1,10 @@
 """Low-rank adapters on linear layers (arXiv:2106.09685): put on, found, folded."""
 
 import math
+from abc import ABC
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -11,8 +13,8 @@ from everlearn.errors import ModelError
 from everlearn.models.adapted import Adapted, Pairs, adapted, is_transposed
 
 
-class LoRALinear(Adapted):
-    """A frozen linear layer and its adapter: y = W x + b + scale B A x.
+class Paired(Adapted, ABC):
+    """A frozen linear layer and one pair of factors, A and B, with what else a kind of adapter learns.
 
     A is drawn uniformly as in the reference code (Kaiming with a = sqrt(5)) from torch's default generator, on the
     processor and in float32 whatever the layer's device and dtype; B is zero, so that the function does not change.
@@ -21,12 +23,14 @@ class LoRALinear(Adapted):
     Args:
         base: the layer to adapt, linear or GPT-2's transposed kind; it is frozen.
         rank: r, the inner width of the adapter.
-        scale: factor of the adapter's output, alpha / rank.
+        scale: s, factor of the adapter's output, alpha / rank.
         dropout: probability of dropping each input of A while learning.
 
     Raises:
         ModelError: if the layer's weight is quantised.
     """
+
+    learns: ClassVar[tuple[str, ...]] = ("A", "B")
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0) -> None:
         super().__init__(base, dropout)
@@ -38,53 +42,77 @@ class LoRALinear(Adapted):
         return (self.scale * self.A,), (self.B,)
 
     def settings(self) -> str:
-        """The scale."""
-        return str(self.scale)
+        """The kind and the scale."""
+        return f"{type(self).__name__} {self.scale}"
+
+
+class LoRALinear(Paired):
+    """A frozen linear layer and its adapter: y = W x + b + s B A x; see `Paired`."""
+
+
+Kind = TypeVar("Kind", bound=Paired)
 
 
 def fresh_pair(layer: Adapted, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
-    """A (rank, in), drawn, and B (out, rank), zero, for a layer; see `LoRALinear`."""
+    """A (rank, in), drawn, and B (out, rank), zero, for a layer; see `Paired`."""
     a = nn.init.kaiming_uniform_(torch.empty(rank, layer.in_features), a=math.sqrt(5))
     b = torch.zeros(layer.out_features, rank, dtype=layer.kind, device=layer.weight.device)
     return nn.Parameter(a.to(layer.weight.device, layer.kind)), nn.Parameter(b)
 
 
 def wrap(module: nn.Module, targets: str | Sequence[str], rank: int, alpha: float, dropout: float = 0.0) -> None:
+    """`wrap_with` the plain kind of adapter, whose output is scaled by alpha / rank."""
+    wrap_with(LoRALinear, module, targets, rank, alpha / rank, dropout)
+
+
+def wrap_with(
+    kind: type[Kind], module: nn.Module, targets: str | Sequence[str], rank: int, scale: float, dropout: float = 0.0
+) -> dict[str, Kind]:
     """Give each target layer an adapter and freeze everything else; a layer that has one like it keeps it.
 
     Args:
+        kind: of adapter.
         module: a model.
         targets: names of linear layers, or their ends, such as ("q_proj", "mlp.up_proj"); "all-linear" takes all but
             the output head.
         rank: of each adapter.
-        alpha: the adapter's output is scaled by alpha / rank.
-        dropout: see `LoRALinear`.
+        scale: of each adapter's output.
+        dropout: see `Paired`.
+
+    Returns:
+        The model's adapters of that kind, by name.
 
     Raises:
         ModelError: if a target names no linear layer, or names one with an adapter that is not alike.
     """
     module.requires_grad_(False)
     for name in chosen(module, targets):
-        put(module, name, rank, alpha / rank, dropout)
-    for adapter in adapters(module).values():
-        adapter.A.requires_grad_(True)
-        adapter.B.requires_grad_(True)
-        adapter.prepare()
+        _put(kind, module, name, (rank, scale, dropout))
+    found = {name: layer for name, layer in module.named_modules() if isinstance(layer, kind)}
+    for layer in found.values():
+        for learned in kind.learns:
+            layer.get_parameter(learned).requires_grad_(True)
+        layer.prepare()
+    return found
 
 
 def put(module: nn.Module, name: str, rank: int, scale: float, dropout: float = 0.0) -> LoRALinear:
-    """The adapter on one layer, made unless it is there.
+    """The plain adapter on one layer, made unless it is there.
 
     Raises:
         ModelError: if there is one that is not alike.
     """
+    return _put(LoRALinear, module, name, (rank, scale, dropout))
+
+
+def _put(kind: type[Kind], module: nn.Module, name: str, asked: tuple[int, float, float]) -> Kind:
     layer = module.get_submodule(name)
     if not isinstance(layer, Adapted):
-        layer = LoRALinear(layer, rank, scale, dropout)
+        layer = kind(layer, *asked)
         replace(module, name, layer)
-    if not isinstance(layer, LoRALinear):
+    if not isinstance(layer, kind):
         raise ModelError(f"{name} is a {type(layer).__name__}; fold it before it gets another kind of adapter.")
-    there, asked = (layer.rank, layer.scale, layer.dropout), (rank, scale, dropout)
+    there = (layer.rank, layer.scale, layer.dropout)
     if there != asked:
         raise ModelError(
             f"{name} has an adapter with rank, scale and dropout {there} and cannot get one with {asked} beside it; "

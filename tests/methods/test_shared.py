@@ -9,7 +9,7 @@ from everlearn.learner import Learner, learn
 from everlearn.method import Context
 from everlearn.methods.shared import SLAO, RoutingCLoRA, orthogonal
 from everlearn.models.lora import adapters
-from everlearn.models.routing import routings
+from everlearn.models.routing_matrix import routings
 from everlearn.testing.toys import toy_model, toy_stream
 from tests.methods import summed
 

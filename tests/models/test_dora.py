@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from everlearn.errors import ModelError
 from everlearn.models.adapted import adapted
-from everlearn.models.dora import DoRALinear, wrap_dora
-from everlearn.models.lora import fold, settled, wrap
+from everlearn.models.dora import DoRALinear
+from everlearn.models.lora import fold, settled, wrap, wrap_with
 from everlearn.testing.toys import toy_module
 
 
@@ -44,14 +44,14 @@ def test_a_fresh_adapter_changes_no_bit_of_the_output() -> None:
     for kind in (torch.float64, torch.float32, torch.bfloat16):
         module = toy_module(dtype=kind)
         before = module(tokens()).logits
-        wrap_dora(module, "all-linear", 2, 2.0)
+        wrap_with(DoRALinear, module, "all-linear", 2, 2.0)
         assert torch.allclose(module(tokens()).logits, before, atol=torch.finfo(kind).eps * 8, rtol=0)
 
 
 def test_folding_keeps_the_function() -> None:
     for kind, close in ((torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 0.1)):
         module = toy_module(dtype=kind)
-        wrap_dora(module, "all-linear", 2, 2.0)
+        wrap_with(DoRALinear, module, "all-linear", 2, 2.0)
         before = trained(module)(tokens()).logits
         with settled(module):
             assert torch.allclose(module(tokens()).logits, before, atol=close, rtol=0)
@@ -63,7 +63,7 @@ def test_folding_keeps_the_function() -> None:
 def test_logits_and_gradients_are_pefts() -> None:
     peft = pytest.importorskip("peft", reason="needs peft, the referee, and it is not installed.")
     ours, theirs = toy_module(), copy.deepcopy(toy_module())
-    wrap_dora(ours, ("q_proj", "down_proj"), 3, 1.5)
+    wrap_with(DoRALinear, ours, ("q_proj", "down_proj"), 3, 1.5)
     trained(ours)
     config = peft.LoraConfig(r=3, lora_alpha=4.5, target_modules=["q_proj", "down_proj"], use_dora=True)
     model = peft.get_peft_model(theirs, config, autocast_adapter_dtype=False).double()
@@ -87,13 +87,13 @@ def test_logits_and_gradients_are_pefts() -> None:
 
 def test_wrapping_twice_is_wrapping_once_and_other_adapters_are_refused() -> None:
     module = toy_module()
-    wrap_dora(module, "q_proj", 2, 2.0)
+    wrap_with(DoRALinear, module, "q_proj", 2, 2.0)
     before = {name: p.clone() for name, p in trained(module).named_parameters()}
-    wrap_dora(module, "q_proj", 2, 2.0)
+    wrap_with(DoRALinear, module, "q_proj", 2, 2.0)
     assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
-    with pytest.raises(ModelError, match="q_proj has another adapter"):
-        wrap_dora(module, "q_proj", 3, 2.0)
+    with pytest.raises(ModelError, match=r"q_proj (has an adapter with rank|is a LoRALinear)"):
+        wrap_with(DoRALinear, module, "q_proj", 3, 2.0)
     plain = toy_module()
     wrap(plain, "q_proj", 2, 4.0)
-    with pytest.raises(ModelError, match="q_proj has another adapter"):
-        wrap_dora(plain, "q_proj", 2, 2.0)
+    with pytest.raises(ModelError, match=r"q_proj (has an adapter with rank|is a LoRALinear)"):
+        wrap_with(DoRALinear, plain, "q_proj", 2, 2.0)

@@ -6,8 +6,8 @@ from torch import nn
 
 from everlearn.errors import ModelError
 from everlearn.models.adapted import adapted
-from everlearn.models.lora import fold, wrap
-from everlearn.models.routing import RoutingLinear, routings, wrap_routing
+from everlearn.models.lora import fold, wrap, wrap_with
+from everlearn.models.routing_matrix import RoutingLinear, routings
 from everlearn.testing.toys import toy_module
 
 
@@ -28,7 +28,7 @@ def test_folding_keeps_the_function_and_a_fresh_adapter_is_none() -> None:
     tokens = torch.arange(24).reshape(2, 12) * 5 % 51
     module = toy_module()
     plain = module(tokens).logits
-    wrap_routing(module, "all-linear", 2, 2.0)
+    wrap_with(RoutingLinear, module, "all-linear", 2, 2.0)
     assert torch.allclose(module(tokens).logits, plain, atol=1e-12, rtol=0)
     for layer in routings(module).values():
         for p in (layer.B, layer.R, layer.old):
@@ -41,11 +41,11 @@ def test_folding_keeps_the_function_and_a_fresh_adapter_is_none() -> None:
 
 def test_other_adapters_are_refused() -> None:
     module = toy_module()
-    wrap_routing(module, "q_proj", 2, 2.0)
+    wrap_with(RoutingLinear, module, "q_proj", 2, 2.0)
     assert {n.rpartition(".")[2] for n, p in module.named_parameters() if p.requires_grad} == {"A", "B", "R"}
-    with pytest.raises(ModelError, match="q_proj has another adapter"):
-        wrap_routing(module, "q_proj", 3, 2.0)
+    with pytest.raises(ModelError, match=r"q_proj (has an adapter with rank|is a LoRALinear)"):
+        wrap_with(RoutingLinear, module, "q_proj", 3, 2.0)
     plain = toy_module()
     wrap(plain, "q_proj", 2, 4.0)
-    with pytest.raises(ModelError, match="q_proj has another adapter"):
-        wrap_routing(plain, "q_proj", 2, 2.0)
+    with pytest.raises(ModelError, match=r"q_proj (has an adapter with rank|is a LoRALinear)"):
+        wrap_with(RoutingLinear, plain, "q_proj", 2, 2.0)
