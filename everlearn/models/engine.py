@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary, WeakSet
 
 import psutil
 import torch
@@ -25,6 +26,10 @@ PROBE = 64
 SHARE = 0.6
 """Of the free memory that activations may take before they are computed again instead."""
 LOG = logging.getLogger(__name__)
+_SERVED: WeakSet[nn.Module] = WeakSet()
+"""What has learned in this process before."""
+_SAVED: WeakKeyDictionary[nn.Module, tuple[int, int]] = WeakKeyDictionary()
+"""How many numbers learned when bytes were last counted, and those bytes."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ class Engine:
         Raises:
             ModelError: if checkpointing is asked for and the architecture has none.
         """
-        give_back()
+        if model.module not in _SERVED:
+            _SERVED.add(model.module)
+            give_back()
         with nullcontext() if sharded else model.keeping():
             if not self._checkpoints(model, tokens, sharded):
                 yield
@@ -89,7 +96,10 @@ class Engine:
             return self.checkpointing
         if sharded:
             return False
-        needed, free = saved_bytes(model) * tokens / PROBE, free_memory(model.device)
+        learning = sum(p.numel() for p in model.trainable().values())
+        if _SAVED.get(model.module, (0, 0))[0] != learning:
+            _SAVED[model.module] = (learning, saved_bytes(model))
+        needed, free = _SAVED[model.module][1] * tokens / PROBE, free_memory(model.device)
         if able and needed > SHARE * free:
             LOG.warning(
                 "activations of %d tokens take %.1f GB of %.1f free; they are computed again in the backward pass",
@@ -118,7 +128,7 @@ def saved_bytes(model: LanguageModel) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself may hold the graph that keeps it, and would never be freed
 
     looking = torch.autograd.graph.saved_tensors_hooks(seen, lambda tensor: tensor)
     with torch.random.fork_rng(), unrouted(model), looking:

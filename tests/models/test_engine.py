@@ -1,5 +1,6 @@
 """The engine changes how memory is used, and not what is learned."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,15 @@ def test_saved_activations_are_fewer_when_they_are_computed_again() -> None:
         again = saved_bytes(model)
     assert 64 * 32 * 8 < again < plain / 2  # at least the states of one layer, 64 tokens of 32 numbers of 8 bytes
     assert plain < free_memory(model.device)
+
+
+def test_what_is_counted_is_freed() -> None:
+    model = toy_model()
+    left = []
+    for _ in range(3):
+        saved_bytes(model)
+        left.append(sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()))
+    assert left[1] == left[2]
 
 
 def test_what_learns_nothing_saves_nothing() -> None:
