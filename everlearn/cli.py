@@ -213,16 +213,20 @@ def log(folder: Folder, as_json: Json = False) -> None:
 
 
 @app.command()
-def methods(as_json: Json = False) -> None:
-    """The methods there are: sides they use, parameters, paper."""
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One of them, to read all about it.")] = None, as_json: Json = False
+) -> None:
+    """The methods there are: where they act, what they keep and compute, where they work, their papers."""
     from everlearn.terminal import plain_table
-    from everlearn.testing.documents import method_rows
+    from everlearn.testing.documents import costs, method_page, method_rows
 
-    rows = method_rows()
     if as_json:
-        _print_json(rows)
+        _print_json([row for row in method_rows() if name in (None, row["method"])])
+    elif name:
+        typer.echo(method_page(name))
     else:
-        _print(plain_table(rows, "methods; combine them with commas"))
+        legend = "bytes; P numbers learn of N; r rank, in and out widths of a layer, T tokens, D width of the model"
+        _print(plain_table(costs(), f"methods; combine them with commas. Memory in {legend}"))
 
 
 app.command()(merge)

@@ -86,7 +86,14 @@ class Method:
     an optimiser step, however many forward passes the step has.
 
     `needs_task` says whether the model has to be told at inference which experience a prompt belongs to.
+
+    `keeps` and `computes` say in a few words what a method costs, for the table of methods: bytes of memory, and what
+    is done beside plain learning. P numbers learn of N in all; an example is its text; r is a rank, in and out are a
+    layer's widths, T the tokens of an example, D the model's width.
     """
+
+    keeps: ClassVar[str] = ""
+    computes: ClassVar[str] = ""
 
     shardings: ClassVar[frozenset[str] | None] = None
     reads_batch: ClassVar[bool] = True

@@ -10,8 +10,8 @@ import pytest
 
 from everlearn import load_stream
 from everlearn.cli import FAILED, NO, STOPPED
-from everlearn.errors import EverlearnError
-from everlearn.testing.documents import PAGES, main, method_rows
+from everlearn.errors import ConfigError, EverlearnError
+from everlearn.testing.documents import PAGES, costs, main, method_page, method_rows
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("recipes/**/*.md")])
@@ -105,3 +105,18 @@ def test_the_tree_in_the_readme_is_the_package() -> None:
     told = {name for line in tree if line.startswith("  ") for name in line.strip().partition("  ")[0].split()}
     there = {p.name + "/" * p.is_dir() for p in (REPOSITORY / "everlearn").iterdir() if not p.name.startswith("__")}
     assert told == {name for name in there if name.endswith((".py", "/"))}
+
+
+def test_every_method_says_what_it_costs_and_where_it_works() -> None:
+    for row in costs():
+        assert all(row.values()), row
+        assert row["shardings"] in ("any", "replicated")
+    assert {row["method"]: row["shardings"] for row in costs()}["EWC"] == "replicated"
+
+
+def test_a_method_has_a_page_and_a_misspelt_one_a_hint() -> None:
+    page = method_page("EWC")
+    assert page.startswith("EWC(strength=10000.0, ")
+    assert "memory     8 P in all" in page
+    with pytest.raises(ConfigError, match="did you mean EWC"):
+        method_page("EWX")

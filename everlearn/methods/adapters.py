@@ -27,6 +27,8 @@ class LoRA(Method):
         dropout: probability of dropping each input of A while learning.
     """
 
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "nothing"
     shardings: ClassVar = frozenset({"replicated", "sharded"})  # acts before parameters are sharded
 
     rank: int = 16
@@ -59,6 +61,8 @@ class RSLoRA(Method):
         dropout: probability of dropping each input of A while learning.
     """
 
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "nothing"
     shardings: ClassVar = frozenset({"replicated", "sharded"})  # acts before parameters are sharded
 
     rank: int = 16
@@ -89,6 +93,9 @@ class DoRA(Method):
         targets: as in `LoRA`.
         dropout: probability of dropping each input of A while learning.
     """
+
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "norms of rows, each pass"
 
     rank: int = 16
     alpha: float | None = None

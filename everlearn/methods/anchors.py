@@ -29,6 +29,8 @@ class L2SP(Method):
         strength: alpha; nats per token charged for a mean square drift of 2.
     """
 
+    keeps: ClassVar[str] = "4 P in all"
+    computes: ClassVar[str] = "a sum over P, each step"
     reads_batch: ClassVar[bool] = False
     strength: float = 1e4
 
@@ -66,6 +68,8 @@ class EWC(Method):
         scaled: see above.
     """
 
+    keeps: ClassVar[str] = "8 P in all"
+    computes: ClassVar[str] = "a sum over P, each step; gradients of samples, at the end"
     reads_batch: ClassVar[bool] = False
     strength: float = 1e4
     fisher: Fisher = "true"

@@ -31,6 +31,8 @@ class WiSEFT(Merging):
         mixing: alpha; 1 keeps what was learned as it is, 0 nothing.
     """
 
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "copies of P, at the end"
     weighs: ClassVar[bool] = False
     mixing: float = 0.5
 
@@ -62,6 +64,9 @@ class Soup(TaskVectors):
         begins: where an expert's training begins: "base" as in the paper, "last" or "merged".
     """
 
+    keeps: ClassVar[str] = "8 N in all"
+    computes: ClassVar[str] = "sums over N, at the end"
+
     def close(self, base: Tensor, running: Running, fact: Any) -> Tensor:
         """The base plus the mean change."""
         return base + running[0] / running[1]
@@ -80,6 +85,8 @@ class ModelStock(TaskVectors):
         begins: where an expert's training begins; the paper's experts are independent: "base".
     """
 
+    keeps: ClassVar[str] = "12 N in all"
+    computes: ClassVar[str] = "sums over N, at the end"
     weighs: ClassVar[bool] = False
 
     def survey(self, vector: Vector, draw: Draw) -> Facts:
@@ -119,6 +126,9 @@ class LMCocktail(Method):
         examples: how many of the new experience the losses are measured on.
         begins: where an expert's training begins: "base" as in the paper, "last" or "merged".
     """
+
+    keeps: ClassVar[str] = "4 N an experience"
+    computes: ClassVar[str] = "losses of all experts on examples, at the end"
 
     mixing: float = 0.5
     temperature: float = 5.0
@@ -186,6 +196,9 @@ class EMA(Method):
         decay: of the average; 0 keeps the last weights, 1 the plain mean.
         every: steps from one average to the next.
     """
+
+    keeps: ClassVar[str] = "4 P in all"
+    computes: ClassVar[str] = "a sum over P, each step"
 
     decay: float = 0.99
     every: int = 1

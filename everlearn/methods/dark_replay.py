@@ -54,6 +54,8 @@ class DER(Method):
         capacity: most examples kept in all.
     """
 
+    keeps: ClassVar[str] = "capacity examples and 6 k + 4 a token, in all"
+    computes: ClassVar[str] = "a gradient of stored rows, each step"
     reads_batch: ClassVar[bool] = False
 
     strength: float = 0.5
@@ -102,6 +104,8 @@ class DERPP(Method):
         capacity: most examples kept in all.
     """
 
+    keeps: ClassVar[str] = "capacity examples and 6 k + 4 a token, in all"
+    computes: ClassVar[str] = "two gradients of stored rows, each step"
     reads_batch: ClassVar[bool] = False
 
     distilled: float = 0.5

@@ -49,6 +49,9 @@ class LwF(Method):
         reference: whose answers are kept, the last version's or those of the model before anything was learned.
     """
 
+    keeps: ClassVar[str] = "4 P in all"
+    computes: ClassVar[str] = "a forward pass of the old model, each batch"
+
     strength: float = 1.0
     temperature: float = 2.0
     reference: Reference = "previous"
@@ -88,6 +91,9 @@ class NewInputsKL(Method):
         direction: "forward" is KL(reference || model), the one measured in arXiv:2509.04259, which forbids to drop what
             the reference does; "reverse" is KL(model || reference), reinforcement learning's, which forbids to add.
     """
+
+    keeps: ClassVar[str] = "4 P in all"
+    computes: ClassVar[str] = "a forward pass of the old model, each batch"
 
     strength: float = 1.0
     reference: Reference = "base"
@@ -131,6 +137,8 @@ class OldInputsKL(Method):
         batch_size: rows of stored examples in a step; each costs two forward passes and a backward one.
     """
 
+    keeps: ClassVar[str] = "4 P and the stored examples, in all"
+    computes: ClassVar[str] = "passes of both models over stored rows, each step"
     reads_batch: ClassVar[bool] = False
     strength: float = 1.0
     reference: Reference = "previous"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -62,6 +62,9 @@ class DualLoRA(Method):
         gating: see above.
         sharpness: kappa.
     """
+
+    keeps: ClassVar[str] = "2 in^2 a layer, in all; 4 r in a layer and experience"
+    computes: ClassVar[str] = "all adapters, each pass; moments and an SVD a layer, at both ends"
 
     rank: int = 8
     alpha: float | None = None

@@ -52,6 +52,8 @@ class SAPT(Method):
         formula: see above.
     """
 
+    keeps: ClassVar[str] = "4 kept D an experience"
+    computes: ClassVar[str] = "all adapters, each pass; attention of each prompt"
     reads_batch: ClassVar[bool] = False
     rank: int = 8
     alpha: float | None = None
@@ -204,6 +206,9 @@ class MoELoRA(Method):
         delta: how unevenly kinds are to be spread, in [0, 1].
         formula: see above.
     """
+
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "all experts, each pass; a second pass, each batch"
 
     experts: int = 6
     rank: int = 4

@@ -26,6 +26,8 @@ class Freeze(Method):
         below: number of layers that are frozen, from the lowest up.
     """
 
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "saves passes of frozen layers"
     shardings: ClassVar = frozenset({"replicated", "sharded"})  # acts before parameters are sharded
 
     below: int = 1
@@ -63,6 +65,9 @@ class Slow(Method):
         below: number of layers that are slowed, from the lowest up, and with them the token embedding.
         factor: of their movement, in [0, 1].
     """
+
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "copies of P, each step"
 
     below: int = 1
     factor: float = 0.01

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from everlearn.data.buffers import group_of, rooms
 from everlearn.data.sequences import each
@@ -35,6 +35,9 @@ class GDumb(Method):
         selection: "classes" gives each of an experience's labels the same room, by the example's answer, and so to each
             experience without labels; "balanced" gives each experience the same.
     """
+
+    keeps: ClassVar[str] = "capacity examples and 4 P, in all"
+    computes: ClassVar[str] = "nothing"
 
     capacity: int = 1000
     selection: Balance = "classes"

@@ -31,6 +31,9 @@ class BlockExpansion(Method):
         outputs: names of what writes into the residual stream, at any depth inside a block: its weights are zeroed.
     """
 
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "passes of the new blocks"
+
     shardings: ClassVar = frozenset({"replicated", "sharded"})  # acts before parameters are sharded
 
     every: int = 4
@@ -86,6 +89,8 @@ class DepthSplice(Method):
         dropped: m / n, the share of the blocks that each of both runs loses at the seam; the paper has 8 of 32.
     """
 
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "passes of the new blocks"
     shardings: ClassVar = frozenset({"replicated", "sharded"})  # acts before parameters are sharded
 
     dropped: float = 0.25

@@ -36,6 +36,8 @@ class SI(Method):
             rewarded there. "repo" sets it to zero after each experience, as the authors' code does.
     """
 
+    keeps: ClassVar[str] = "8 P in all"
+    computes: ClassVar[str] = "copies of P and a sum over P, each step"
     reads_batch: ClassVar[bool] = False
     strength: float = 1.0
     damping: float = 0.1
@@ -94,6 +96,8 @@ class MAS(Method):
         scaled: see above.
     """
 
+    keeps: ClassVar[str] = "8 P in all"
+    computes: ClassVar[str] = "a sum over P, each step; gradients of samples, at the end"
     reads_batch: ClassVar[bool] = False
     strength: float = 5e3
     samples: int = 64
@@ -157,6 +161,8 @@ class RWalk(Method):
         scaled: see above.
     """
 
+    keeps: ClassVar[str] = "16 P in all"
+    computes: ClassVar[str] = "copies of P and a sum over P, each step"
     reads_batch: ClassVar[bool] = False
     strength: float = 2.5e3
     alpha: float = 0.9

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,9 @@ class IncLoRA(Growing, Method):
         dropout: probability of dropping each input of the adapter that learns.
     """
 
+    keeps: ClassVar[str] = "a count; a version gains an adapter"
+    computes: ClassVar[str] = "all adapters, each pass"
+
 
 @dataclass(frozen=True)
 class SDLoRA(Growing, Method):
@@ -44,6 +48,9 @@ class SDLoRA(Growing, Method):
         targets: leaf names of the layers to adapt, such as ("q_proj", "v_proj"); "all-linear" takes all but the head.
         dropout: probability of dropping each input of all adapters while learning, since all have an a that learns.
     """
+
+    keeps: ClassVar[str] = "a count; a version gains an adapter"
+    computes: ClassVar[str] = "all adapters, each pass"
 
     def shape(self) -> Shape:
         """An adapter with a learned factor."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,6 +51,9 @@ class InfLoRA(Method):
         samples: examples from which the inputs of an experience are known.
         formula: see above.
     """
+
+    keeps: ClassVar[str] = "2 in^2 a layer, in all; 4 r in a layer and experience"
+    computes: ClassVar[str] = "moments of inputs and an SVD a layer, at both ends"
 
     rank: int = 10
     targets: str | tuple[str, ...] = ("k_proj", "v_proj")

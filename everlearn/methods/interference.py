@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,9 @@ class MIR(Method):
         capacity: most examples kept in all.
         selection: what is kept, as of `Replay`.
     """
+
+    keeps: ClassVar[str] = "capacity examples, in all"
+    computes: ClassVar[str] = "two forward passes over candidates and a gradient, each step"
 
     strength: float = 1.0
     rows: int = 8
@@ -111,6 +115,9 @@ class GSS(Method):
         candidates: most examples of an experience that are offered, a uniform sample of them.
         admitted: the cosine below which an example may replace another one; the paper's is 0.
     """
+
+    keeps: ClassVar[str] = "capacity examples, in all"
+    computes: ClassVar[str] = "gradients of candidates and of those compared, at the end"
 
     fraction: float = 0.1
     capacity: int = 1000

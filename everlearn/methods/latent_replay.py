@@ -48,6 +48,8 @@ class LatentReplay(Method):
         refresh: whether texts are kept as well, and states made anew when an experience begins.
     """
 
+    keeps: ClassVar[str] = "capacity states of 2 T D, in all"
+    computes: ClassVar[str] = "passes above the cut for stored rows"
     reads_batch: ClassVar[bool] = False
 
     below: int = 1

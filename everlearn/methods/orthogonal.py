@@ -38,6 +38,8 @@ class OLoRA(Growing, Method):
         formula: see above.
     """
 
+    keeps: ClassVar[str] = "a count; a version gains an adapter"
+    computes: ClassVar[str] = "all adapters, each pass; products of A, each step"
     reads_batch: ClassVar[bool] = False
     orthogonality: float = 0.5
     decay: float = 0.0
@@ -86,6 +88,8 @@ class NLoRA(Growing, Method):
         scaled: see above.
     """
 
+    keeps: ClassVar[str] = "a count; a version gains an adapter"
+    computes: ClassVar[str] = "all adapters, each pass; B A by rows, each step"
     reads_batch: ClassVar[bool] = False
     sparsity: float = 100.0
     formula: Formula = "paper"
@@ -129,6 +133,8 @@ class SelfRegularizedCLoRA(Growing, Method):
         scaled: see above.
     """
 
+    keeps: ClassVar[str] = "a count; a version gains an adapter"
+    computes: ClassVar[str] = "all adapters, each pass; B A by rows, each step"
     reads_batch: ClassVar[bool] = False
     overlap: float = 1e8
     scaled: bool = True

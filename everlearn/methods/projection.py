@@ -11,7 +11,7 @@ left has ruled out; the last member's constraints hold.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -54,6 +54,9 @@ class GEM(Method):
         formula: how a margin acts. "paper" adds it to the solution v, after which constraints can fail where past
             experiences conflict with each other; "repo" solves with v >= gamma, and all constraints hold.
     """
+
+    keeps: ClassVar[str] = "kept examples of each experience"
+    computes: ClassVar[str] = "a gradient for each old experience, each step"
 
     kept: int = 64
     margin: float = 0.0
@@ -122,6 +125,9 @@ class AGEM(Method):
         drawn: examples that each step draws from the memory.
         side: what is projected: "update", the movement; "grad", the paper's; or "both", at twice the cost.
     """
+
+    keeps: ClassVar[str] = "kept examples of each experience"
+    computes: ClassVar[str] = "a gradient of stored rows, each step"
 
     kept: int = 64
     drawn: int = 16

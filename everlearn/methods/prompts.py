@@ -37,6 +37,8 @@ class ProgressivePrompts(Method):
         hidden: width of the network; 0 learns the prompt itself.
     """
 
+    keeps: ClassVar[str] = "a list of names; a version gains 4 length D"
+    computes: ClassVar[str] = "length tokens before a prompt, for each experience"
     needs_task: ClassVar[bool] = True
     length: int = 10
     hidden: int = 128
@@ -103,6 +105,9 @@ class L2P(Method):
         chosen: N, how many of them stand in front of a text.
         pull: lambda of eq. 5.
     """
+
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "a forward pass over each prompt; chosen tokens before it"
 
     size: int = 10
     length: int = 5

@@ -38,6 +38,9 @@ class FAPM(Method):
         MethodError: with adapters, whose change of a layer is not sparse whatever A and B are; train whole weights.
     """
 
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "a sort of P, at the end"
+
     keep: float = 0.1
     scope: Literal["tensor", "all"] = "tensor"
 
@@ -86,6 +89,8 @@ class SparseMovement(Method):
         fraction: of each tensor, protected after an experience.
     """
 
+    keeps: ClassVar[str] = "4 P in all"
+    computes: ClassVar[str] = "a sum over P, each step"
     reads_batch: ClassVar[bool] = False
     strength: float = 1e4
     fraction: float = 0.1
@@ -140,6 +145,9 @@ class PackNet(Method):
         retrain_after: steps of an experience after which it is pruned, so that the rest trains what is kept. The
             paper's proportion is a third of the steps after pruning. None, or more than there are, prunes at the end.
     """
+
+    keeps: ClassVar[str] = "P / 8 an experience"
+    computes: ClassVar[str] = "copies of P, each step"
 
     prune: float = 0.5
     free: Literal["zero", "restore"] = "zero"

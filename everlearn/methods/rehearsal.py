@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, permutations
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -54,6 +54,9 @@ class LAMOL(Method):
         top_p: the probability of the nucleus that is drawn from; None draws from all tokens.
         limit: most tokens of an example that is written.
     """
+
+    keeps: ClassVar[str] = "counts"
+    computes: ClassVar[str] = "a second gradient of each example; sampling, at the beginning"
 
     ratio: float = 0.2
     modelling: float = 0.25
@@ -140,6 +143,9 @@ class SSR(Method):
         top_p: the probability of the nucleus that is drawn from; None draws from all tokens.
         limit: most tokens that are written, of an instance and of an answer.
     """
+
+    keeps: ClassVar[str] = "capacity examples and 4 P, in all"
+    computes: ClassVar[str] = "sampling of a pool, at the end"
 
     fraction: float = 0.1
     capacity: int = 1000

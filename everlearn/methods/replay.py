@@ -49,6 +49,8 @@ class Replay(Method):
             each experience learned before as "constant" does for all of them.
     """
 
+    keeps: ClassVar[str] = "capacity examples, in all"
+    computes: ClassVar[str] = "the replayed examples"
     shardings: ClassVar = frozenset({"replicated", "sharded"})  # touches no parameter
 
     fraction: float = 0.1
@@ -95,6 +97,9 @@ class RepresentativeReplay(Method):
         course: as of `Replay`.
         candidates: most examples of an experience that are considered, a uniform sample of them.
     """
+
+    keeps: ClassVar[str] = "capacity examples, in all"
+    computes: ClassVar[str] = "the replayed examples; a forward pass over candidates, at the end"
 
     fraction: float = 0.1
     capacity: int = 1000
@@ -154,6 +159,8 @@ class SpacedReplay(Method):
         selection: as of `Replay`.
     """
 
+    keeps: ClassVar[str] = "capacity examples, in all"
+    computes: ClassVar[str] = "a gradient of stored rows, in its steps"
     reads_batch: ClassVar[bool] = False
 
     strength: float = 1.0

@@ -34,6 +34,9 @@ class SLAO(Method):
         dropout: probability of dropping each input of A while learning.
     """
 
+    keeps: ClassVar[str] = "8 r out a layer, in all"
+    computes: ClassVar[str] = "a QR a layer, at the beginning"
+
     rank: int = 16
     alpha: float | None = None
     targets: str | tuple[str, ...] = "all-linear"
@@ -104,6 +107,8 @@ class RoutingCLoRA(Method):
         orthogonality: lambda.
     """
 
+    keeps: ClassVar[str] = "8 r^2 a layer, in all"
+    computes: ClassVar[str] = "a product r^3 a layer, each step"
     reads_batch: ClassVar[bool] = False
 
     rank: int = 16

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ class SoftMask(Method):
         low: units far less important than their layer's mean get a large |tanh(z)| too: "protect" is the paper's
             formula, "free" sets them to zero.
     """
+
+    keeps: ClassVar[str] = "4 a row of P, in all"
+    computes: ClassVar[str] = "copies of P, each step; gradients of samples, at the end"
 
     samples: int = 64
     general: bool = True

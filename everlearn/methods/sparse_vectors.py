@@ -6,7 +6,7 @@ a sum is one and an election of signs four. All need the whole of each parameter
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +47,9 @@ class TIES(TaskVectors):
         formula: "mergekit" trims each tensor by itself, and takes zero sums as positive.
         begins: where an expert's training begins: "base", "last" or "merged".
     """
+
+    keeps: ClassVar[str] = "20 N in all"
+    computes: ClassVar[str] = "a threshold of N, at the end"
 
     density: float = 0.2
     scale: float = 1.0
@@ -90,6 +93,9 @@ class DARE(TaskVectors):
         begins: where an expert's training begins: "base", "last" or "merged".
     """
 
+    keeps: ClassVar[str] = "8 N (20 N with elect), in all"
+    computes: ClassVar[str] = "sums over N, at the end"
+
     drop: float = 0.9
     elect: bool = False
     scale: float = 1.0
@@ -132,6 +138,9 @@ class Breadcrumbs(TaskVectors):
         begins: where an expert's training begins: "base", "last" or "merged".
     """
 
+    keeps: ClassVar[str] = "8 N in all"
+    computes: ClassVar[str] = "thresholds of N, at the end"
+
     density: float = 0.14
     outliers: float = 0.01
     scale: float = 0.3
@@ -170,6 +179,9 @@ class DELLA(TaskVectors):
         formula: "mergekit" spreads twice as far, and enlarges so that each tensor keeps its sum of magnitudes.
         begins: where an expert's training begins: "base", "last" or "merged".
     """
+
+    keeps: ClassVar[str] = "20 N in all"
+    computes: ClassVar[str] = "ranks of rows of N, at the end"
 
     drop: float = 0.7
     spread: float = 0.2

@@ -7,7 +7,7 @@ half precision it is the masters that stay; what the model reads of them is roun
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,9 @@ class OGD(Method):
         kept: examples whose gradient is kept of each experience.
         of: "logits" (the paper's), or "logprobs", whose gradient vanishes where the model is sure.
     """
+
+    keeps: ClassVar[str] = "4 kept P an experience"
+    computes: ClassVar[str] = "products with the basis, each step"
 
     kept: int = 16
     of: Output = "logits"
@@ -99,6 +102,9 @@ class GPM(Method):
         tokens: n, inputs of each layer that are decomposed.
         others: parameters that are no linear layer's weight: "still" once they have learned one experience, or "free".
     """
+
+    keeps: ClassVar[str] = "4 in k a layer, in all"
+    computes: ClassVar[str] = "products with bases, each step; an SVD a layer, at the end"
 
     threshold: float = 0.97
     rise: float = 0.003
@@ -185,6 +191,9 @@ class OSF(Method):
         held: share of each weight's singular directions that are held.
         formula: see above.
     """
+
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "products with bases, each step; an SVD a weight, at the beginning"
 
     held: float = 0.5
     formula: Formula = "paper"

@@ -36,6 +36,9 @@ class TaskArithmetic(TaskVectors):
         begins: where an expert's training begins: "base", "last" or "merged".
     """
 
+    keeps: ClassVar[str] = "8 N in all"
+    computes: ClassVar[str] = "sums over N, at the end"
+
     scale: float = 0.4
 
     def close(self, base: Tensor, running: Running, fact: Any) -> Tensor:
@@ -55,6 +58,9 @@ class MagMax(TaskVectors):
         scale: lambda.
         begins: where an expert's training begins: "last", or "base" for the paper's independent experts.
     """
+
+    keeps: ClassVar[str] = "12 N in all"
+    computes: ClassVar[str] = "sums over N, at the end"
 
     scale: float = 0.5
     begins: Begins = field(default="last", kw_only=True)
@@ -88,6 +94,8 @@ class OPCM(TaskVectors):
         begins: where an expert's training begins: "base", "last" or "merged".
     """
 
+    keeps: ClassVar[str] = "8 N in all"
+    computes: ClassVar[str] = "an SVD a matrix, at the end"
     whole: ClassVar[bool] = True
 
     share: float = 0.5
@@ -130,6 +138,8 @@ class SLERP(Merging):
         mixing: t, from before to after; on the command line from the base to the other model.
     """
 
+    keeps: ClassVar[str] = "nothing"
+    computes: ClassVar[str] = "products of P, at the end"
     weighs: ClassVar[bool] = False
     mixing: float = 0.5
 

@@ -59,6 +59,8 @@ class TreeLoRA(Method):
         formula: see above.
     """
 
+    keeps: ClassVar[str] = "4 r (2 in + out) a layer and experience"
+    computes: ClassVar[str] = "distances of A, each step"
     reads_batch: ClassVar[bool] = False
 
     rank: int = 16

@@ -6,11 +6,12 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 import everlearn.methods
 from everlearn import errors
-from everlearn.errors import EverlearnError
+from everlearn.errors import ConfigError, EverlearnError
 from everlearn.method import HOOKS, Method, overrides
 
 NOTE = "<!-- Made by `make docs` from the docstrings; edit those. -->"
@@ -22,7 +23,11 @@ METHODS = """# Methods
 
 A method is a frozen dataclass: its fields are its hyperparameters, and the same expression works in Python and on
 the command line (`--method "LoRA(rank=16), Replay(fraction=0.1)"`). The hooks say where it acts; what
-each hook receives and returns stands in [concepts](concepts.md#methods-act-in-eleven-hooks)."""
+each hook receives and returns stands in [concepts](concepts.md#methods-act-in-eleven-hooks).
+
+Below each method stands what it costs: the bytes it keeps, and what it computes beside plain learning. P numbers learn
+of N in all; an example is its text; r is a rank, in and out a layer's widths, T the tokens of an example, D the model's
+width. Parameters lie replicated on every process, or sharded as well (any)."""
 
 ERRORS = """# Errors
 
@@ -49,10 +54,40 @@ def method_rows() -> list[dict[str, str]]:
         prose, hooks = _docstring(kind)[0], overrides(kind)
         row = {"method": kind.__name__, "in one line": CITATION.sub("", prose.partition("\n")[0])}
         row["hooks"] = ", ".join(hook for hook in HOOKS if hook in hooks)
+        row["memory"], row["compute"], row["shardings"] = kind.keeps, kind.computes, _shardings(kind)
         row["parameters"] = ", ".join(f"{name}={default}" for name, default in _defaults(kind).items())
         row["papers"] = ", ".join(dict.fromkeys(match[0] for match in ARXIV.finditer(prose))) or _named(prose)
         rows.append(row)
     return rows
+
+
+def _shardings(kind: type[Method]) -> str:
+    if kind.shardings is None:
+        return "any" if overrides(kind) <= {"data"} else "replicated"
+    return "any" if len(kind.shardings) > 1 else ", ".join(kind.shardings)
+
+
+def costs() -> list[dict[str, str]]:
+    """The table of methods for a terminal: where each acts, what it costs, where it works, and its paper."""
+    shown = ("method", "hooks", "memory", "compute", "shardings", "papers")
+    return [{name: row[name].replace("arXiv:", "") for name in shown} for row in method_rows()]
+
+
+def method_page(name: str) -> str:
+    """All about one method, in plain words.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    found = {kind.__name__: kind for kind in method_classes()}
+    if name not in found:
+        near = get_close_matches(name, found, 3, 0.4)
+        raise ConfigError(
+            f"there is no method {name!r}; did you mean {' or '.join(near) or 'one of `everlearn methods`'}?"
+        )
+    (row,) = [row for row in method_rows() if row["method"] == name]
+    facts = [f"{what:<11}{row[what] or 'none'}" for what in ("hooks", "memory", "compute", "shardings", "papers")]
+    return "\n".join([f"{name}({row['parameters']})", "", inspect.getdoc(found[name]) or "", "", *facts])
 
 
 def methods_page() -> str:
@@ -63,7 +98,8 @@ def methods_page() -> str:
         papers = ARXIV.sub(r"[\g<0>](https://arxiv.org/abs/\1)", row["papers"])
         table.append(_row(f"[`{name}`](#{name.lower()})", row["in one line"], row["hooks"], papers))
         parameters = [_row(f"`{n}`", f"`{default}`", meanings[n]) for n, default in _defaults(kind).items()]
-        sections += ["", f"## {name}", "", f"`{kind.__module__}:{name}`", "", _escaped(prose)]
+        sections += ["", f"## {name}", "", f"`{kind.__module__}:{name}`", "", _escaped(prose), ""]
+        sections += [f"Memory: {row['memory']}. Compute: {row['compute']}. Parameters: {row['shardings']}."]
         sections += ["", *_header("parameter", "default", "meaning"), *parameters] if parameters else []
     return "\n".join([NOTE, METHODS, "", *table, *sections, ""])
 
