@@ -65,6 +65,7 @@ ONLY_IN = {  # heavy or far-reaching packages, and the files that may know them
         "everlearn.models.library",
         "everlearn.data.render",
         "everlearn.testing.toys",  # makes the architecture that the loader then loads
+        "everlearn.testing.calibration",  # as above, of another shape
     ),
     "torch.distributed": ("everlearn.models.parallel",),
     "accelerate": ("everlearn.models.parallel",),
