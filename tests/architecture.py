@@ -88,6 +88,7 @@ OPEN_TREES = {"everlearn.errors"}  # an error's kin is its meaning
 WHOLE = {
     "architecture",
     "benchmarks",
+    "digits",
     "documents",
     "launches",
     "laws",
