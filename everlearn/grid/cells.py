@@ -9,6 +9,7 @@ from typing import Any, Literal
 from everlearn.errors import ConfigError, EverlearnError, Interrupted
 from everlearn.files import read_json, write_json
 from everlearn.fold import Settings, run
+from everlearn.grid.peaks import peak_kept
 from everlearn.learner import Learner
 from everlearn.matrix import Matrix, Row
 from everlearn.references import joint, single
@@ -84,6 +85,10 @@ class Cell:
             EverlearnError: as the run or the reference raises it.
         """
         write_json(self.folder / "cell.json", self.asked)
+        with peak_kept(self.folder):
+            self._learn(progress)
+
+    def _learn(self, progress: Progress) -> None:
         if self.kind == "run":
             run(self.learner, self.stream, self.folder, self.settings, progress)
             return

@@ -27,12 +27,14 @@ from everlearn.files import lock, write_atomic, write_json
 from everlearn.fold import Settings
 from everlearn.grid.cells import Cell, Kind, Reference
 from everlearn.grid.executors import Ended, Executor, InProcess
+from everlearn.grid.peaks import peak_of
 from everlearn.grid.standings import Contrast, Cost, Standing, contrasts, standing
 from everlearn.grid.tables import contrast_rows, estimate, markdown, notes, standing_rows
 from everlearn.learner import Learner
 from everlearn.matrix import Matrix
 from everlearn.method import Method
 from everlearn.metrics.suites import general_suite
+from everlearn.models.optim import Recipe
 from everlearn.run_folder import RunFolder, describe_stream
 from everlearn.statistics import mean_over_seeds
 from everlearn.types import Progress, Silent, Stream
@@ -54,6 +56,7 @@ class Grid:
         learner: model, recipe and device of every cell; its method and seed are not used.
         settings: of every run; their `scores` are not used, since the cells share a folder for them.
         references: any of "joint" and "single", learned by the first method under each seed.
+        recipes: of the methods and references, by name, that do not take the learner's.
     """
 
     stream: Stream
@@ -62,6 +65,7 @@ class Grid:
     learner: Learner = field(default_factory=Learner)
     settings: Settings = field(default_factory=Settings)
     references: tuple[Reference, ...] = ()
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a grid without cells, and names that could not be a folder's."""
@@ -78,6 +82,9 @@ class Grid:
         unknown = [kind for kind in self.references if kind not in REFERENCES]
         if unknown:
             raise ConfigError(f"there are no references {unknown}; choose among {REFERENCES}.")
+        strange = [name for name in self.recipes if name not in (*self.methods, *REFERENCES)]
+        if strange:
+            raise ConfigError(f"recipes for {strange}, which are no methods of this grid: {list(self.methods)}.")
 
     def cells(self, out: Path) -> tuple[Cell, ...]:
         """What is to be learned, seed by seed, each method and then the references.
@@ -94,7 +101,8 @@ class Grid:
         return tuple(self._cell(out, *one, seed, shared) for seed in self.seeds for one in asked)
 
     def _cell(self, out: Path, name: str, kind: Kind, method: Method, seed: int, shared: Mapping[str, Any]) -> Cell:
-        learner, source = replace(self.learner, method=method, seed=seed), dict(self.settings.source)
+        recipe, source = self.recipes.get(name, self.learner.recipe), dict(self.settings.source)
+        learner = replace(self.learner, method=method, seed=seed, recipe=recipe)
         if source:  # so that a cell can be repeated by itself
             source |= {"method": show(method), "seed": seed}
         settings = replace(self.settings, scores=out / "scores", source=source)
@@ -162,6 +170,7 @@ class Compared:
         if self.contrasts:
             lines += [markdown(contrast_rows(self.contrasts, self._first))]
         lines += [f"- {s.name}: `{s.method or 'plain fine-tuning of all weights'}`" for s in self.standings]
+        lines += [f"- {name} is trained by `{show(own)}`" for name, own in self.grid.recipes.items()]
         return "\n".join([*lines, *(f"- {note}" for note in self.notes), ""])
 
     def to_dict(self) -> dict[str, Any]:
@@ -209,6 +218,19 @@ def compare(
         write_json(root / "comparison.json", found.to_dict())
         write_atomic(root / "comparison.md", found.page)
     return found
+
+
+def standing_in(grid: Grid, out: str | Path) -> Compared:
+    """What is there of a grid, set side by side; nothing is learned.
+
+    Args:
+        grid: what was asked.
+        out: the grid's folder.
+
+    Raises:
+        ConfigError: if `out` holds other cells of these names.
+    """
+    return _collected(grid, grid.cells(Path(out)), {})
 
 
 def _run(left: Sequence[Cell], executor: Executor, progress: Progress, total: int) -> dict[str, str]:
@@ -262,4 +284,4 @@ def _collected(grid: Grid, cells: Sequence[Cell], failures: Mapping[str, str]) -
 def _cost(folder: RunFolder) -> Cost:
     seconds = sum(row["seconds"] for row in folder.metrics() if "seconds" in row)
     kept = [event.version for event in folder.events() if event.kind != "reject"][-1]
-    return Cost(seconds / 60, float(folder.versions.sizes(kept).total))
+    return Cost(seconds / 60, float(folder.versions.sizes(kept).total), peak_of(folder.root))

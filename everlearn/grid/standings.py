@@ -39,10 +39,12 @@ class Cost:
     Args:
         minutes: inside optimiser steps.
         kept: bytes on disk of the last version: weights that differ from the base model, and the method's memory.
+        peak: most bytes that the process held in memory while it ran, its model among them; None where unknown.
     """
 
     minutes: float
     kept: float
+    peak: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 What is projected is the movement that the optimiser proposes. A projected gradient is not enough: momentum, Adam's
 scaling and weight decay come after it, and the weights then move where the constraint forbids it. `side="grad"` is
 the papers' rule, which is the same under plain gradient descent and promises nothing otherwise. `side="both"` projects
-the gradient too, so that Adam's moments gather little of what will be taken out of its movements, at twice the cost.
+the gradient too, so that Adam's moments gather little of what will be taken out of its movements, at twice the cost. It
+is the default: on split digits, class-incremental, the movement alone keeps 39 % where the other two keep 88.
 
 In a chain, what stands to the right acts on what is left of a movement, and may turn it back into what a member to the
 left has ruled out; the last member's constraints hold.
@@ -60,7 +61,7 @@ class GEM(Method):
 
     kept: int = 64
     margin: float = 0.0
-    side: Side = "update"
+    side: Side = "both"
     formula: Formula = "paper"
 
     def __post_init__(self) -> None:
@@ -131,7 +132,7 @@ class AGEM(Method):
 
     kept: int = 64
     drawn: int = 16
-    side: Side = "update"
+    side: Side = "both"
 
     def __post_init__(self) -> None:
         """Refuse an empty memory."""

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from everlearn.cli import FAILED, STOPPED, app
 from everlearn.errors import ConfigError, EverlearnError
-from everlearn.grid.compare import Compared, Grid, compare
+from everlearn.grid.compare import Compared, Grid, compare, standing_in
 from everlearn.learner import Learner
 from everlearn.method import chain
 from everlearn.methods.adapters import LoRA
@@ -155,3 +155,26 @@ def test_failures_show_in_the_exit_code(words: list[str]) -> None:
     result = CliRunner().invoke(app, short)
     assert result.exit_code == FAILED
     assert "failed: plain, seed 0" in result.output
+
+
+def test_each_method_may_have_a_recipe_of_its_own(folder: Path) -> None:
+    grid = toy_grid(folder / "model")
+    own = replace(grid.learner.recipe, epochs=7)
+    cells = replace(grid, recipes={"replay": own}).cells(folder)
+    assert {cell.name: cell.learner.recipe.epochs for cell in cells} == {
+        "plain": grid.learner.recipe.epochs,
+        "replay": 7,
+    }
+    with pytest.raises(ConfigError, match=r"recipes for .'nobody'."):
+        replace(grid, recipes={"nobody": own})
+
+
+def test_what_is_there_is_set_side_by_side_before_all_is_done(found: Compared, folder: Path) -> None:
+    more = replace(toy_grid(folder / "model"), references=("joint",), seeds=(0, 1, 2))
+    partly = standing_in(more, folder / "out")
+    assert [s.seeds for s in partly.standings] == [(0, 1), (0, 1)]
+    assert partly.matrices == found.matrices
+    nothing = standing_in(more, folder / "nowhere")
+    assert [s.seeds for s in nothing.standings] == [(), ()]
+    assert nothing.contrasts == ()
+    assert not (folder / "nowhere").exists()

@@ -1,0 +1,345 @@
+"""Continual fine-tuning compared: seventeen ways to learn six tasks one after another, on the embedded model.
+
+Six tasks of `mtl15` (arXiv:2310.14152), those with the shortest texts, in two orders and two scenarios:
+
+- `domain`: the published prompts, which name their options; the answer is generated and has to match exactly.
+- `class`: the sentence alone, without instruction or options, and the likeliest of all tasks' labels is the answer.
+  What still tells tasks apart is how a sentence is written: all but SST-2 open with words of their own ("word:",
+  "first sentence:"), and AG News and DBpedia with the same one. SST-2 is the only one without. WiC and QQP have the
+  same two labels, so that they are told apart by their texts, or not at all.
+
+For each scenario and method three learning rates are tried under one seed that is not used again, on the first order,
+and the one with the best mean accuracy on validation rows after the last task is taken; test rows are not looked at.
+Then three seeds learn the first order, and the first of them the second.
+
+    python recipes/cft_study.py --data ../shared/data/mtl15 --out runs/cft_study --workers 2 --hours 4
+
+Every run stands on a frozen lower part of the model: adapters learn in the top six of thirty layers alone, and what the
+lower ones make of a text is computed once for the whole study and kept on disk, in `OUT/activations`. All methods
+have the same rows, epochs, rank and layers; a method's own strengths are the library's defaults. Differs from the
+published protocols: InfLoRA adapts all linear layers here, as the others do.
+
+SIZE
+
+The same call goes on where it was stopped; `--hours` stops it by itself. `--rows` and `--seeds` let it grow, as does
+`--frozen 0` where all layers are to learn; `--only` runs some methods (the first one, plain, is always there), and
+`--quick` shows in minutes that everything works. The table beside this file is written from what is there.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Literal
+
+import typer
+
+from everlearn.config import parse, show
+from everlearn.data.sources import read
+from everlearn.data.splits import sample, split_validation
+from everlearn.data.streams import class_incremental, domain_incremental, experience
+from everlearn.errors import ConfigError, Interrupted
+from everlearn.files import read_json, write_atomic
+from everlearn.fold import Settings
+from everlearn.grid.compare import Compared, Grid, compare, standing_in
+from everlearn.grid.executors import Processes
+from everlearn.grid.tables import contrast_rows, markdown, standing_rows
+from everlearn.learner import Learner
+from everlearn.method import Method
+from everlearn.models.engine import Engine
+from everlearn.models.optim import AdamW, Recipe
+from everlearn.progress import Bars
+from everlearn.types import Experience, Progress, Stream
+
+Scenario = Literal["class", "domain"]
+SCENARIOS: tuple[Scenario, ...] = ("class", "domain")
+REFERENCES = ("joint", "single")
+TASKS: Mapping[str, str] = {
+    "SST-2": "SC/SST-2",
+    "agnews": "TC/agnews",
+    "QQP": "QQP/QQP",
+    "dbpedia": "TC/dbpedia",
+    "MNLI": "NLI/MNLI",
+    "WiC": "WiC/WiC",
+}
+ORDERS = (("SST-2", "agnews", "QQP", "dbpedia", "MNLI", "WiC"), ("WiC", "dbpedia", "MNLI", "SST-2", "QQP", "agnews"))
+METHODS: Mapping[str, str] = {
+    "plain": "LoRA(rank=8)",
+    "low_rate": "LoRA(rank=8)",
+    "replay": "LoRA(rank=8), Replay(fraction=0.05)",
+    "derpp": "LoRA(rank=8), DERPP()",
+    "ewc": "LoRA(rank=8), EWC()",
+    "lwf": "LoRA(rank=8), LwF()",
+    "agem": "LoRA(rank=8), AGEM()",
+    "olora": "OLoRA(rank=8)",
+    "inflora": "InfLoRA(rank=8, targets='all-linear', experiences=6)",
+    "duallora": "DualLoRA(rank=8)",
+    "clora_entries": "SelfRegularizedCLoRA(rank=8)",
+    "clora_routing": "RoutingCLoRA(rank=8)",
+    "slao": "SLAO(rank=8)",
+    "ties": "LoRA(rank=8), TIES()",
+    "gdumb": "LoRA(rank=8), GDumb()",
+}
+RATES = (3e-4, 1e-3, 3e-3)
+SCALES = {"low_rate": 0.1}
+"""What a method's rates are multiplied by."""
+SWEPT = 100
+"""The seed of the sweep."""
+PARAGRAPH = "<!-- what separates from noise and what does not -->"
+"""What follows it in the table's file is kept when the table is written anew."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The plan.
+
+    Args:
+        data: the folder mtl15.
+        out: where its grids are kept.
+        rows: training rows of each task.
+        tests: test rows, and half as many validation rows, of each task.
+        seeds: of the first order; the second one gets the first of them.
+        tasks: how many of the six.
+        epochs: passes over a task.
+        frozen: layers that stand still.
+        only: methods, by their names.
+    """
+
+    data: Path
+    out: Path
+    rows: int = 64
+    tests: int = 48
+    seeds: tuple[int, ...] = (0, 1, 2)
+    tasks: int = 6
+    epochs: int = 2
+    frozen: int = 24
+    only: tuple[str, ...] = tuple(METHODS)
+
+    def __post_init__(self) -> None:
+        """Refuse methods that there are not, and the sweep's seed."""
+        unknown = [name for name in self.only if name not in METHODS]
+        if unknown or SWEPT in self.seeds:
+            raise ConfigError(f"no methods {unknown} (known are {list(METHODS)}), and seed {SWEPT} is the sweep's.")
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """By name; the first one, which the others are held against, is always there."""
+        return {name: self._method(text) for name, text in METHODS.items() if name in ("plain", *self.only)}
+
+    def _method(self, text: str) -> Method:
+        found = parse(f"{text}, Freeze(below={self.frozen})" if self.frozen else text)
+        assert isinstance(found, Method)
+        return found
+
+    def stream(self, scenario: Scenario, order: int = 0, validating: bool = False) -> Stream:
+        """The tasks in one of the orders; `validating` puts validation rows where test rows would stand."""
+        make = class_incremental if scenario == "class" else domain_incremental
+        names = [name for name in ORDERS[order] if name in list(TASKS)[: self.tasks]]
+        tasks = self._tasks(scenario)
+        found = [replace(tasks[n], test=tasks[n].validation) if validating else tasks[n] for n in names]
+        return make(found, f"cft-{scenario}-{order + 1}{'-validation' if validating else ''}")
+
+    def _tasks(self, scenario: Scenario) -> dict[str, Experience]:
+        return {name: self._task(name, scenario) for name in TASKS}
+
+    def _task(self, name: str, scenario: Scenario) -> Experience:
+        layout = {"prompt": "sentence", "response": "label"} if scenario == "class" else "mtl15"
+        folder, parts = self.data / TASKS[name], {}
+        labels = read_json(folder / "labels.json")
+        for split in ("train", "test"):  # rows without a label are marked "-", which the layout mtl15 refuses
+            rows = read(folder / f"{split}.json", layout).examples
+            parts[split] = [row for row in rows if row.response in labels]
+        train, validation = split_validation(parts["train"])
+        metric = "Choice()" if scenario == "class" else "ExactMatch()"
+        counts = (self.rows, self.tests, self.tests // 2)
+        chosen = [tuple(sample(p, n)) for p, n in zip((train, parts["test"], validation), counts, strict=True)]
+        return experience(name, *chosen, metric, labels)
+
+    @cached_property
+    def learner(self) -> Learner:
+        """Model, recipe and memory of every run."""
+        kept = Engine(activations=0.0, disk=20.0, folder=str(self.out / "activations"))
+        return Learner("embedded", recipe=Recipe(epochs=self.epochs, batch_size=8), engine=kept)
+
+    def recipe(self, name: str, rate: float) -> Recipe:
+        """A method's recipe at one of the rates."""
+        return replace(self.learner.recipe, optimiser=AdamW(learning_rate=rate * SCALES.get(name, 1.0)))
+
+    def sweep(self, scenario: Scenario, rate: float) -> Grid:
+        """Every method and reference at one rate, scored on validation rows."""
+        recipes = {name: self.recipe(name, rate) for name in (*self.methods, *REFERENCES)}
+        return self._grid(self.stream(scenario, 0, True), (SWEPT,), recipes)
+
+    def main(self, scenario: Scenario, order: int, rates: Mapping[str, float]) -> Grid:
+        """Every method at its rate; the references with the first order alone, since they know no order."""
+        recipes = {name: self.recipe(name, rates[name]) for name in (*self.methods, *REFERENCES)}
+        grid = self._grid(self.stream(scenario, order), self.seeds if order == 0 else self.seeds[:1], recipes)
+        return grid if order == 0 else replace(grid, references=())
+
+    def _grid(self, stream: Stream, seeds: tuple[int, ...], recipes: Mapping[str, Recipe]) -> Grid:
+        return Grid(stream, self.methods, seeds, self.learner, Settings(suite=()), REFERENCES, recipes)
+
+    def swept(self, scenario: Scenario) -> dict[str, dict[float, float]]:
+        """Validation accuracy after the last task, by method or reference and rate, as far as it is known."""
+        found: dict[str, dict[float, float]] = {name: {} for name in (*self.methods, *REFERENCES)}
+        for rate in RATES:
+            grid, folder = self.sweep(scenario, rate), self.out / f"{scenario}-rate-{rate:g}"
+            for cell in grid.cells(folder):
+                if cell.is_done():
+                    row = cell.matrix().rows[-1] if cell.kind == "run" else cell.row()
+                    found[cell.name][rate] = fmean(s for s in row.scores if s is not None)
+        return found
+
+    def rates(self, scenario: Scenario) -> dict[str, float]:
+        """The rate of each method and reference with the best validation accuracy; of equals the lowest.
+
+        Raises:
+            ConfigError: if a sweep is not finished.
+        """
+        found = self.swept(scenario)
+        missing = [name for name, known in found.items() if len(known) < len(RATES)]
+        if missing:
+            raise ConfigError(f"{scenario}: the sweep of {missing} is not finished; look into {self.out}.")
+        return {name: max(known, key=lambda rate: (known[rate], -rate)) for name, known in found.items()}
+
+    @property
+    def total(self) -> int:
+        """Runs in all."""
+        methods = len(self.methods)
+        return len(SCENARIOS) * ((methods + 2) * (len(RATES) + len(self.seeds)) + methods)
+
+
+class Until:
+    """Progress that stops the work when its time is over; the work goes on from there another day.
+
+    Args:
+        progress: who is told.
+        hours: from now on; None never stops.
+    """
+
+    def __init__(self, progress: Progress, hours: float | None) -> None:
+        self._progress, self._end = progress, time.monotonic() + 3600 * (float("inf") if hours is None else hours)
+
+    def update(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Pass on.
+
+        Raises:
+            Interrupted: if the time is over.
+        """
+        self._progress.update(stage, done, total, note)
+        if time.monotonic() > self._end:
+            raise Interrupted("the hours are over; the same call goes on.")
+
+
+def learn(study: Study, workers: int, progress: Progress) -> dict[str, str]:
+    """Run what is missing: all sweeps, then the first orders, then the second ones.
+
+    Returns:
+        Why runs failed, by their titles.
+    """
+    executor, failed = Processes(workers), dict[str, str]()
+
+    def run(grid: Grid, folder: str) -> None:
+        found = compare(grid, study.out / folder, executor, progress)
+        failed.update({f"{folder}, {title}": why for title, why in found.failures.items()})
+
+    for scenario in SCENARIOS:
+        for rate in RATES:
+            run(study.sweep(scenario, rate), f"{scenario}-rate-{rate:g}")
+    for order in range(len(ORDERS)):
+        for scenario in SCENARIOS:
+            run(study.main(scenario, order, study.rates(scenario)), f"{scenario}-order-{order + 1}")
+    return failed
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="The folder mtl15.")],
+    out: Annotated[Path, typer.Option(help="Where the runs are kept.")] = Path("runs/cft_study"),
+    rows: Annotated[int, typer.Option(help="Training rows of each task.")] = Study.rows,
+    seeds: Annotated[int, typer.Option(help="Number of seeds on the first order.")] = 3,
+    frozen: Annotated[int, typer.Option(help="Layers that stand still.")] = Study.frozen,
+    only: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "",
+    workers: Annotated[int, typer.Option(help="Runs at a time.")] = 2,
+    hours: Annotated[float | None, typer.Option(help="Stop after so many, to go on another day.")] = None,
+    quick: Annotated[bool, typer.Option(help="Three methods, two tasks, one seed, few rows.")] = False,
+    table: Annotated[bool, typer.Option(help="Only write the table of what is there.")] = False,
+) -> None:
+    """Run the study, and write its table beside this file; that of a quick one is written into its folder."""
+    names = tuple(filter(None, only.split(","))) or tuple(METHODS)
+    study = Study(data, out, rows, seeds=tuple(range(seeds)), frozen=frozen, only=names)
+    if quick:
+        study = replace(study, rows=8, tests=20, seeds=(0,), tasks=2, only=("plain", "replay", "olora"))
+    failed: dict[str, str] = {}
+    if not table:
+        try:
+            with Bars() as bars:
+                failed = learn(study, workers, Until(bars, hours))
+        except Interrupted as stopped:
+            typer.echo(str(stopped))
+    file = out / "cft_study.md" if quick else Path(__file__).with_suffix(".md")
+    kept = file.read_text().partition(PARAGRAPH)[2] if file.exists() else ""
+    write_atomic(file, written(study, failed) + PARAGRAPH + (kept or "\n"))
+
+
+def written(study: Study, failed: Mapping[str, str]) -> str:
+    """The tables as Markdown, of what is there."""
+    swept = {scenario: study.swept(scenario) for scenario in SCENARIOS}
+    done = sum(len(rates) for methods in swept.values() for rates in methods.values())
+    sections: list[str] = []
+    for scenario in SCENARIOS:
+        sections += _rates(scenario, swept[scenario])
+        if any(len(rates) < len(RATES) for rates in swept[scenario].values()):
+            continue
+        for order, tasks in enumerate(ORDERS):
+            grid, folder = (
+                study.main(scenario, order, study.rates(scenario)),
+                study.out / f"{scenario}-order-{order + 1}",
+            )
+            found = standing_in(grid, folder)
+            done += sum(cell.is_done() for cell in grid.cells(folder))
+            sections += _section(
+                found, f"{scenario}-incremental, {', '.join(t for t in tasks if t in grid.stream.names)}"
+            )
+    methods = [f"- {name}: `{show(method)}`" for name, method in study.methods.items()]
+    head = ["# Continual fine-tuning on six tasks", ""]
+    if done < study.total:
+        head += [f"({done} of {study.total} runs done)", ""]
+    head += [
+        f"SmolLM2-135M-Instruct, {study.rows} training rows a task, {study.epochs} epochs, "
+        f"{study.frozen} of 30 layers frozen; seeds {list(study.seeds)}, the sweep's is {SWEPT}.",
+        "",
+        *methods,
+        "",
+    ]
+    lost = [f"- failed: {title}: {why}" for title, why in failed.items()]
+    return "\n".join([*head, *sections, *lost, ""])
+
+
+def _rates(scenario: str, swept: Mapping[str, Mapping[float, float]]) -> list[str]:
+    """Validation accuracy at each rate; the one that is taken is set in bold."""
+    rows = []
+    for name, known in swept.items():
+        best = max(known, key=lambda rate: (known[rate], -rate)) if len(known) == len(RATES) else None
+        cells = {f"{rate:g}": f"{100 * known[rate]:.1f}" if rate in known else "-" for rate in RATES}
+        rows.append(
+            {"method": name} | {r: f"**{c}**" if best is not None and r == f"{best:g}" else c for r, c in cells.items()}
+        )
+    note = "Accuracy on validation rows after the last task, percent, by learning rate (low_rate: a tenth of it)."
+    return [f"## {scenario}-incremental: learning rates", "", note, "", markdown(rows)]
+
+
+def _section(found: Compared, title: str) -> list[str]:
+    rows = standing_rows(found.standings)
+    for row, name in zip(rows, found.matrices, strict=True):
+        peaks = [cost.peak for cost in found.costs[name] if cost.peak is not None]
+        row["peak memory"] = f"{max(peaks) / 1e9:.2f} GB" if peaks else "-"
+    lines = [f"## {title}", "", markdown(rows)]
+    shown = [c for c in found.contrasts if c.measure in ("accuracy", "backward_transfer_lopez_paz")]
+    lines += [markdown(contrast_rows(shown, "plain"))] if shown else []
+    return [*lines, *(f"- {note}" for note in found.notes), ""]
+
+
+if __name__ == "__main__":
+    typer.run(main)
