@@ -81,7 +81,7 @@ SWEPT = 100
 FIXED: Mapping[str, Method] = {
     "er": SpacedReplay(rows=16, capacity=100),
     "derpp": DERPP(rows=16, capacity=100),
-    "gem": GEM(kept=20),
+    "gem": GEM(kept=20, side="update"),
     "gem-paper": GEM(kept=20, side="grad"),
     "agem": AGEM(kept=20, drawn=16),
     "agem-paper": AGEM(kept=20, drawn=16, side="grad"),
