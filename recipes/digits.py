@@ -83,7 +83,7 @@ FIXED: Mapping[str, Method] = {
     "derpp": DERPP(rows=16, capacity=100),
     "gem": GEM(kept=20, side="update"),
     "gem-paper": GEM(kept=20, side="grad"),
-    "agem": AGEM(kept=20, drawn=16),
+    "agem": AGEM(kept=20, drawn=16, side="update"),
     "agem-paper": AGEM(kept=20, drawn=16, side="grad"),
     "gdumb": GDumb(capacity=100),
 }
