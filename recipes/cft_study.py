@@ -20,13 +20,13 @@ have the same rows, epochs, rank and layers; a method's own strengths are the li
 published protocols: InfLoRA adapts all linear layers here, as the others do.
 
 This has not been run at its default size, and of its methods only plain LoRA, replay, O-LoRA and the references have
-been seen to work on the embedded model. From a run of a few rows, of which 35 of 46 cells were done, a run is guessed at
-230 seconds: 234 runs are then 15 core hours, where 8 were meant. Measure, and take fewer test rows or one sweep for both
-scenarios, before the whole of it is started. "Peak memory" counts what earlier cells have left in a worker.
+been seen to work on the embedded model. From a run of a few rows, of which 35 of 46 cells were done, a run is guessed
+at 230 seconds: 234 runs are then 15 core hours, where 8 were meant. Measure, and take fewer test rows or one sweep
+for both scenarios, before the whole of it is started. "Peak memory" counts what earlier cells have left in a worker.
 
 The same call goes on where it was stopped; `--hours` stops it by itself. `--rows` and `--seeds` let it grow, as does
 `--frozen 0` where all layers are to learn; `--only` runs some methods (the first one, plain, is always there), and
-`--quick` shows in minutes that everything works. The table beside this file is written from what is there.
+`--quick` runs a few rows, methods and tasks. The table beside this file is written from what is there.
 """
 
 import time
