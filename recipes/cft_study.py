@@ -12,7 +12,7 @@ For each scenario and method three learning rates are tried under one seed that 
 and the one with the best mean accuracy on validation rows after the last task is taken; test rows are not looked at.
 Then three seeds learn the first order, and the first of them the second.
 
-    python recipes/cft_study.py --data ../shared/data/mtl15 --out runs/cft_study --workers 2 --hours 4
+    python -m recipes.cft_study --data ../shared/data/mtl15 --out runs/cft_study --workers 2 --hours 4
 
 Every run stands on a frozen lower part of the model: adapters learn in the top six of thirty layers alone, and what the
 lower ones make of a text is computed once for the whole study and kept on disk, in `OUT/activations`. All methods
@@ -29,22 +29,18 @@ The same call goes on where it was stopped; `--hours` stops it by itself. `--row
 `--quick` runs a few rows, methods and tasks. The table beside this file is written from what is there.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from everlearn.config import parse, show
-from everlearn.data.sources import read
-from everlearn.data.splits import sample, split_validation
-from everlearn.data.streams import class_incremental, domain_incremental, experience
 from everlearn.errors import ConfigError, Interrupted
-from everlearn.files import read_json, write_atomic
+from everlearn.files import write_atomic
 from everlearn.fold import Settings
 from everlearn.grid.compare import Compared, Grid, compare, standing_in
 from everlearn.grid.executors import Processes
@@ -54,20 +50,11 @@ from everlearn.method import Method
 from everlearn.models.engine import Engine
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.progress import Bars
-from everlearn.types import Experience, Progress, Stream
+from everlearn.types import Progress, Stream
+from recipes.cft_tasks import ORDERS, SCENARIOS, Scenario, stream
+from recipes.deadline import Until
 
-Scenario = Literal["class", "domain"]
-SCENARIOS: tuple[Scenario, ...] = ("class", "domain")
 REFERENCES = ("joint", "single")
-TASKS: Mapping[str, str] = {
-    "SST-2": "SC/SST-2",
-    "agnews": "TC/agnews",
-    "QQP": "QQP/QQP",
-    "dbpedia": "TC/dbpedia",
-    "MNLI": "NLI/MNLI",
-    "WiC": "WiC/WiC",
-}
-ORDERS = (("SST-2", "agnews", "QQP", "dbpedia", "MNLI", "WiC"), ("WiC", "dbpedia", "MNLI", "SST-2", "QQP", "agnews"))
 METHODS: Mapping[str, str] = {
     "plain": "LoRA(rank=8)",
     "low_rate": "LoRA(rank=8)",
@@ -138,27 +125,8 @@ class Study:
 
     def stream(self, scenario: Scenario, order: int = 0, validating: bool = False) -> Stream:
         """The tasks in one of the orders; `validating` puts validation rows where test rows would stand."""
-        make = class_incremental if scenario == "class" else domain_incremental
-        names = [name for name in ORDERS[order] if name in list(TASKS)[: self.tasks]]
-        tasks = self._tasks(scenario)
-        found = [replace(tasks[n], test=tasks[n].validation) if validating else tasks[n] for n in names]
-        return make(found, f"cft-{scenario}-{order + 1}{'-validation' if validating else ''}")
-
-    def _tasks(self, scenario: Scenario) -> dict[str, Experience]:
-        return {name: self._task(name, scenario) for name in TASKS}
-
-    def _task(self, name: str, scenario: Scenario) -> Experience:
-        layout = {"prompt": "sentence", "response": "label"} if scenario == "class" else "mtl15"
-        folder, parts = self.data / TASKS[name], {}
-        labels = read_json(folder / "labels.json")
-        for split in ("train", "test"):  # rows without a label are marked "-", which the layout mtl15 refuses
-            rows = read(folder / f"{split}.json", layout).examples
-            parts[split] = [row for row in rows if row.response in labels]
-        train, validation = split_validation(parts["train"])
-        metric = "Choice()" if scenario == "class" else "ExactMatch()"
         counts = (self.rows, self.tests, self.tests // 2)
-        chosen = [tuple(sample(p, n)) for p, n in zip((train, parts["test"], validation), counts, strict=True)]
-        return experience(name, *chosen, metric, labels)
+        return stream(self.data, scenario, ORDERS[order], counts, self.tasks, validating)
 
     @cached_property
     def learner(self) -> Learner:
@@ -212,28 +180,6 @@ class Study:
         """Runs in all."""
         methods = len(self.methods)
         return len(SCENARIOS) * ((methods + 2) * (len(RATES) + len(self.seeds)) + methods)
-
-
-class Until:
-    """Progress that stops the work when its time is over; the work goes on from there another day.
-
-    Args:
-        progress: who is told.
-        hours: from now on; None never stops.
-    """
-
-    def __init__(self, progress: Progress, hours: float | None) -> None:
-        self._progress, self._end = progress, time.monotonic() + 3600 * (float("inf") if hours is None else hours)
-
-    def update(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Pass on.
-
-        Raises:
-            Interrupted: if the time is over.
-        """
-        self._progress.update(stage, done, total, note)
-        if time.monotonic() > self._end:
-            raise Interrupted("the hours are over; the same call goes on.")
 
 
 def learn(study: Study, workers: int, progress: Progress) -> dict[str, str]:

@@ -88,7 +88,7 @@ class LatentReplay(Method):
             return 0.0
         _require_plain(self, ctx)
         drawn = turns(len(memory["kept"]), count, ctx.rng("replay"))
-        stored, states = _batch([memory["kept"][i] for i in drawn], ctx.model)
+        stored, states = _batch([memory["kept"][i] for i in drawn], ctx.model.device)
         with ctx.model.starting(self.below, states):
             return -count / ctx.plan.batch_size * ctx.model.token_logprobs(stored).mean()
 
@@ -117,22 +117,22 @@ class LatentReplay(Method):
                 text = {"row": examples[index].row()} if self.refresh else {}
                 targets = batch.tokens[row, :length][where].int()
                 found[index] = {"states": mine.clone(), "where": where.clone(), "targets": targets} | about | text
+                found[index]["like"] = states.new_empty(0)  # of the dtype that the layer above the cut reads
         return [found[i] for i in range(len(examples))]
 
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def _batch(kept: Sequence[dict[str, Tensor]], model: LanguageModel) -> tuple[Batch, Tensor]:
+def _batch(kept: Sequence[dict[str, Tensor]], device: torch.device) -> tuple[Batch, Tensor]:
     """Stored examples as padded rows, in which only targets have their token; and their (B, T, D) states."""
     where = pad_sequence([k["where"] for k in kept], batch_first=True)
     segments = pad_sequence([torch.ones(len(k["where"]), dtype=torch.long) for k in kept], batch_first=True)
     tokens = torch.zeros_like(segments)
     tokens[where] = torch.cat([k["targets"] for k in kept]).long()
     positions = torch.arange(segments.shape[1]).expand_as(segments)
-    own = model.states(Batch(tokens[:1, :1], positions[:1, :1], segments[:1, :1], where[:1, :1]), 1).dtype
-    states = pad_sequence([k["states"].to(own) for k in kept], batch_first=True).to(model.device)
-    return Batch(tokens, positions, segments, where), states
+    states = pad_sequence([k["states"].to(k["like"].dtype) for k in kept], batch_first=True)
+    return Batch(tokens, positions, segments, where), states.to(device)
 
 
 def _require_plain(method: LatentReplay, ctx: Context) -> None:

@@ -130,9 +130,8 @@ class LanguageModel:
     def keeping(self) -> Iterator[None]:
         """Inside, what is below the lowest layer that learns stands still, and reads each text once.
 
-        Its states are kept in `store`, and later passes over the same text start from them. Nothing changes where there
-        is no store, where the lowest layer learns, where the architecture does not allow it, and under a router, since
-        states then hang on more than a text's tokens.
+        Later passes over the same text start from its states in `store`. Nothing changes without one, where the lowest
+        layer learns or the architecture does not allow it, and under a router, when states hang on more than a text.
         """
         if self._lower is not None or self.store is None or self.router is not None or not keeps(self.module):
             yield
@@ -152,10 +151,15 @@ class LanguageModel:
     def starting(self, count: int, states: Tensor) -> Iterator[None]:
         """Inside, a pass begins above the lowest `count` layers with (B, T, D) states, whatever tokens it is given."""
         assert self.splits_head in (True, False)  # probed now, since a probe is a pass of its own
+        with self.whole(), starting_from(self.module, count, states):
+            yield
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside, passes begin at the tokens, whatever is kept: for who looks into layers."""
         lower, self._lower = self._lower, None
         try:
-            with starting_from(self.module, count, states):
-                yield
+            yield
         finally:
             self._lower = lower
 

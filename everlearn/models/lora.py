@@ -146,7 +146,11 @@ def fold(module: nn.Module) -> None:
     adapter what is below half a unit in the last place. Float it first where that matters.
     """
     for name, layer in adapted(module).items():
-        _fold(module, name, layer)
+        total = layer.folded().to(layer.weight.dtype)
+        if is_transposed(layer.base):
+            total = total.T.contiguous()
+        layer.base.weight = nn.Parameter(total, requires_grad=False)  # its own, should it have been tied
+        replace(module, name, layer.base)
 
 
 def take_away_unlearned(module: nn.Module, within: Collection[nn.Module]) -> None:
@@ -154,15 +158,8 @@ def take_away_unlearned(module: nn.Module, within: Collection[nn.Module]) -> Non
     inside = {id(m) for part in within for m in part.modules()}
     for name, layer in adapted(module).items():
         if id(layer) in inside and not any(up.any() for up in layer.pairs()[1]):
-            _fold(module, name, layer)
-
-
-def _fold(module: nn.Module, name: str, layer: Adapted) -> None:
-    total = layer.folded().to(layer.weight.dtype)
-    if is_transposed(layer.base):
-        total = total.T.contiguous()
-    layer.base.weight = nn.Parameter(total, requires_grad=False)  # its own, should it have been tied
-    replace(module, name, layer.base)
+            layer.separate()
+            replace(module, name, layer.base)
 
 
 def chosen(module: nn.Module, targets: str | Sequence[str]) -> list[str]:

@@ -1,9 +1,9 @@
 """A residual stream in float32 for a model whose weights are in half precision.
 
-Each layer adds a small number to what all layers before it have added up. In half precision that sum is rounded twice a
-layer, forward and backward, and on a model of 30 layers the rounding turns the gradient of single adapters by as much
-as 12 degrees (cosine 0.979); with a float32 sum by 5 (0.996). Matrix products, and keys and values in decoding, stay in
-half precision: what a norm or a rotary embedding gives to them is rounded there.
+Each layer adds a small number to what all layers before it have added up. In half precision that sum is rounded twice
+a layer, forward and backward, and in a model of 30 layers that turns the gradient of single adapters. With a float32
+sum they are about half as far from float32's (NOTES.md, and the benchmark's row on gradients). Matrix products, and
+keys and values in decoding, stay in half precision: what a norm or a rotary embedding gives to them is rounded there.
 """
 
 import torch

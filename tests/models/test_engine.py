@@ -11,8 +11,11 @@ from everlearn.errors import ConfigError, ModelError
 from everlearn.learner import Learner, learn
 from everlearn.method import Method, chain
 from everlearn.methods.adapters import LoRA
+from everlearn.methods.dual import DualLoRA
 from everlearn.methods.freezing import Freeze
+from everlearn.methods.inflora import InfLoRA
 from everlearn.methods.replay import Replay
+from everlearn.methods.subspaces import GPM
 from everlearn.models.engine import Engine, free_memory, saved_bytes
 from everlearn.testing.laws import RECIPE
 from everlearn.testing.toys import toy_model, toy_stream
@@ -30,7 +33,16 @@ def learned(engine: Engine, method: Method | None = None) -> State:
     return state
 
 
-@pytest.mark.parametrize("method", [Freeze(below=1), chain(LoRA(rank=2), Freeze(below=1), Replay(fraction=0.3))])
+FROZEN = [
+    Freeze(below=1),
+    chain(LoRA(rank=2), Freeze(below=1), Replay(fraction=0.3)),
+    chain(InfLoRA(rank=2), Freeze(below=1)),  # looks at what layers read, the frozen ones too
+    chain(DualLoRA(rank=2), Freeze(below=1)),  # weighs its adapters by the input, and infers the experience
+    chain(GPM(), Freeze(below=1)),
+]
+
+
+@pytest.mark.parametrize("method", FROZEN, ids=str)
 def test_kept_states_change_nothing_but_rounding(method: Method) -> None:
     kept, whole = learned(Engine(), method), learned(Engine(activations=0), method)
     for name, weight in whole.weights.items():
