@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from everlearn.config import dump
 from everlearn.examples import Example
@@ -19,6 +20,8 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.parallel import Processes
 from everlearn.types import Given, Metric, Outcome, Progress, Question, Reply, Stream
 
+Scored = Literal["all", "past", "last"]
+"""What the versions of a run are asked; see `asked_after`."""
 SCORED: Mapping[Question, str] = {"generate": "answers", "choose": "choices", "predict": "texts"}
 """What is scored, for people."""
 
@@ -75,6 +78,22 @@ def exams(stream: Stream, suite: Sequence[Example] = ()) -> list[Exam]:
         )
         for name in abilities
     ]
+
+
+def asked_after(exams: Sequence[Exam], names: Sequence[str], number: int, scored: Scored) -> list[Exam]:
+    """The exams of the version after so many experiences; the base model and the last version are asked all.
+
+    Args:
+        exams: of the experiences and the general abilities.
+        names: of the experiences, in the order they are learned.
+        number: of experiences that were learned.
+        scored: "all" of the exams; those of the "past", learned so far, and of general ability; or none before the
+            "last" version.
+    """
+    if scored == "all" or number in (0, len(names)):
+        return list(exams)
+    learned = names[:number]
+    return [exam for exam in exams if scored == "past" and (exam.general or exam.name in learned)]
 
 
 def sit(model: LanguageModel, exams: Sequence[Exam], progress: Progress | None = None) -> list[tuple[Outcome, ...]]:

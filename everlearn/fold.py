@@ -18,8 +18,8 @@ from typing import Any
 from everlearn.config import dump, show
 from everlearn.data.rejects import BAD_ROWS, Reject, check_rejects, write_rejects
 from everlearn.data.sequences import select
-from everlearn.errors import DataError, Interrupted
-from everlearn.evaluate import exams, rounds
+from everlearn.errors import ConfigError, DataError, Interrupted
+from everlearn.evaluate import Scored, asked_after, exams, rounds
 from everlearn.examples import Example
 from everlearn.files import lock
 from everlearn.learner import Learner, learn
@@ -45,6 +45,9 @@ class Settings:
         gate: decides which versions are kept; `AllOf(())` keeps all.
         suite: items of general ability; None takes the suite that comes with the package, () asks none.
         checkpoint_every: seconds between checkpoints inside an experience.
+        scored: what a version is asked: "all" experiences; those of the "past", learned so far, which halves the work
+            and leaves forward transfer unmeasured; or nothing but after the "last" one, for sweeps. The base model is
+            asked about all, and general ability goes along.
         bad_rows: largest fraction of rows that may be too long before the run refuses to train.
         rejects: rows that were set aside when the stream was read; they are kept with those that are too long.
         scores: folder for outcomes, so that runs on one base model can share its row; None takes the run's own.
@@ -54,10 +57,19 @@ class Settings:
     gate: Gate = field(default_factory=lambda: AllOf(()))
     suite: tuple[Example, ...] | None = None
     checkpoint_every: float = 60.0
+    scored: Scored = "all"
     bad_rows: float = BAD_ROWS
     rejects: tuple[Reject, ...] = ()
     scores: Path | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a gate that would judge versions which nobody asked."""
+        if self.scored == "last" and self.gate != AllOf(()):
+            raise ConfigError(
+                f'scored="last" leaves the gate {self.gate} nothing to judge by; take "past", or "all" for a gate that '
+                "looks at experiences to come."
+            )
 
 
 @dataclass(frozen=True)
@@ -158,8 +170,8 @@ class _Work:
         self.state = self.learner.start(self.model)
         base = self.version = self._keep(self.state, None)
         events = self.processes.by_main(self.folder.events)
-        self.rows.append(self._answers(self.model.identity))
-        self.repeat = self._answers(self.model.identity, again=True)
+        self.rows.append(self._answers(self.model.identity, 0))
+        self.repeat = self._answers(self.model.identity, 0, again=True)
         if not events:
             self._record("commit", base, None, "", "the untouched base model")
         for event in events[1:]:
@@ -171,41 +183,51 @@ class _Work:
 
     def judge(self, candidate: State) -> None:
         """Score a candidate and let the gate decide whether it is kept."""
-        version = self._keep(candidate, self.version)
-        self.rows.append(self._answers(version))
-        verdict = self.settings.gate.judge(self._matrix(), len(self.rows) - 1)
+        version, number = self._keep(candidate, self.version), self.done + 1
+        self.rows.append(self._answers(version, number))
+        verdict = self.settings.gate.judge(self._matrix(), number)
+        kept = self.rows[-1] if verdict.accept else self._back(number)
         kind: Kind = "commit" if verdict.accept else "reject"
-        experience = self.stream.names[self.done]
-        self._record(kind, version, self.version, experience, verdict.reason)
+        self._record(kind, version, self.version, self.stream.names[self.done], verdict.reason)
         self.processes.by_main(self.folder.forget_checkpoint)
-        self.done += 1
+        self.done, self.rows[-1] = number, kept
         if verdict.accept:
             self.version, self.state = version, candidate
-        else:
-            self.rows[-1] = self.rows[-2]
-            self.model = self.learner.restore(self.learner.open(), self.state)
         self._publish()
+
+    def _back(self, number: int) -> Answers:
+        """Go back to the version that was kept; what it answers after so many experiences."""
+        self.model = self.learner.restore(self.learner.open(), self.state)
+        return self._answers(self.version, number)
 
     def _repeat(self, event: Event) -> None:
         """What an earlier start of this run has already done."""
-        if event.kind in ("commit", "reject"):
-            self.done += 1
-            self.rows.append(self._answers(event.version) if event.kind == "commit" else self.rows[-1])
         if event.kind != "reject":
             self.version = event.version
+        if event.kind in ("commit", "reject"):
+            self.done += 1
+            self.rows.append(self._answers(self.version, self.done))
 
     def _keep(self, state: State, parent: str | None) -> str:
         about = {"model": self.learner.model, "identity": self.model.identity, "method": show(self.learner.method)}
         return self.processes.by_main(self.folder.versions.put, state, parent, about)
 
     def _record(self, kind: Kind, version: str, parent: str | None, experience: str, reason: str) -> None:
-        self.processes.by_main(self.folder.ledger.append, kind, version, parent, experience, self._means(), reason)
+        means = {name: fmean(o.score for o in outcomes) for name, outcomes in self.rows[-1].items()}
+        self.processes.by_main(self.folder.ledger.append, kind, version, parent, experience, means, reason)
 
-    def _answers(self, version: str, again: bool = False) -> Answers:
-        """A version's outcomes by exam; the live model is asked what is not yet known."""
+    def _answers(self, version: str, number: int, again: bool = False) -> Answers:
+        """A version's outcomes by exam; the live model is asked what is not yet known.
+
+        Args:
+            version: kept or about to be judged.
+            number: of experiences before its row of the matrix.
+            again: whether in smaller passes, to see what differs by rounding.
+        """
         answers: Answers = {}
         folder = self.settings.scores or self.folder.scores
-        asked = [exam.again() for exam in self.exams] if again else self.exams
+        asked = asked_after(self.exams, self.stream.names, number, self.settings.scored)
+        asked = [exam.again() for exam in asked] if again else asked
         for found in rounds(self.model, version, asked, folder, self.progress, self.processes):
             answers |= found
             if any(self.processes.any(self.stop.is_set())):
@@ -223,10 +245,9 @@ class _Work:
         return replace(matrix, repeat=repeat)
 
     def _part(self, answers: Answers, general: bool) -> Answers:
-        return {exam.name: answers[exam.name] for exam in self.exams if exam.general == general}
-
-    def _means(self) -> dict[str, float]:
-        return {name: fmean(o.score for o in outcomes) for name, outcomes in self.rows[-1].items()}
+        return {
+            exam.name: answers[exam.name] for exam in self.exams if exam.general == general and exam.name in answers
+        }
 
     def _publish(self) -> None:
         self.processes.by_main(self.folder.write_matrix, self._matrix())
@@ -236,6 +257,7 @@ class _Work:
         asked = {"learner": dump(self.learner), "stream": describe_stream(self.stream)}
         return asked | {
             "gate": dump(self.settings.gate),
+            "scored": self.settings.scored,
             "suite": [item.key for item in self.suite],
             "source": dict(self.settings.source),
         }

@@ -12,9 +12,11 @@ from everlearn.errors import ConfigError, DataError, Interrupted, RegistryError
 from everlearn.files import lock, read_json, read_jsonl
 from everlearn.fold import Run, Settings, run
 from everlearn.learner import Learner
+from everlearn.measures import summary
 from everlearn.method import chain
 from everlearn.methods.replay import Replay
 from everlearn.models.optim import AdamW, Recipe
+from everlearn.report import write_report
 from everlearn.testing.toys import question, toy_folder, toy_stream
 from tests.gates import RefuseSecond
 
@@ -41,6 +43,40 @@ def test_every_version_is_scored_on_every_experience(done: Run) -> None:
     assert matrix.scores[2][1] > matrix.scores[0][1]  # type: ignore[operator]
     assert all(len(row.items(i)) == 6 for row in matrix.rows for i in range(3))
     assert matrix.repeat is not None
+
+
+def test_a_version_may_be_scored_on_its_past_alone(toy: str, done: Run, tmp_path: Path) -> None:
+    learner = Learner(toy, chain(Replay(fraction=0.2)), RECIPE)
+    made = run(learner, toy_stream(), tmp_path / "past", replace(QUIET, scored="past"))
+    known = [[score is not None for score in row] for row in made.matrix.scores]
+    assert known == [[True] * 3, [True, False, False], [True, True, False], [True] * 3]
+    for row, whole in zip(made.matrix.scores, done.matrix.scores, strict=True):
+        assert all(score in (None, one) for score, one in zip(row, whole, strict=True))
+    unknown = {measure.name for measure in summary(made.matrix) if measure.value is None}
+    assert "forward_transfer_lopez_paz" in unknown
+    assert "backward_transfer_lopez_paz" not in unknown
+    with pytest.raises(ConfigError, match="another scored"):
+        run(learner, toy_stream(), tmp_path / "past", QUIET)
+    write_report({"past": made}, tmp_path / "report.html")
+    assert "not measured" in (tmp_path / "report.html").read_text()
+
+
+def test_only_the_last_version_may_be_scored(toy: str, done: Run, tmp_path: Path) -> None:
+    learner = Learner(toy, chain(Replay(fraction=0.2)), RECIPE)
+    made = run(learner, toy_stream(), tmp_path / "last", replace(QUIET, scored="last"))
+    assert made.matrix.scores == (done.matrix.scores[0], (None,) * 3, (None,) * 3, done.matrix.scores[3])
+    with pytest.raises(ConfigError, match="nothing to judge by"):
+        Settings(gate=RefuseSecond(), scored="last")
+
+
+def test_the_version_that_is_gone_back_to_is_asked_what_it_was_not(toy: str, tmp_path: Path) -> None:
+    learner, asked = Learner(toy, chain(), RECIPE), replace(QUIET, gate=RefuseSecond(), scored="past")
+    made = run(learner, toy_stream(), tmp_path, asked)
+    whole = run(learner, toy_stream(), tmp_path / "whole", replace(asked, scored="all"))
+    known = [[score is not None for score in row] for row in made.matrix.scores]
+    assert known == [[True] * 3, [True, False, False], [True, True, False], [True] * 3]
+    assert made.matrix.scores[2][:2] == whole.matrix.scores[1][:2]
+    assert run(learner, toy_stream(), tmp_path, asked).matrix == made.matrix
 
 
 def test_the_ledger_tells_the_story(done: Run) -> None:

@@ -65,6 +65,14 @@ def render_choice(
         DataError: if the template refuses the turns.
         ModelError: as `render`.
     """
+    return _render_choice(tokenizer, str(tokenizer.chat_template), tuple(prompt), candidate)
+
+
+@lru_cache(maxsize=1 << 14)  # every version of a model is asked the same questions
+def _render_choice(
+    tokenizer: PreTrainedTokenizerBase, template: str, prompt: tuple[Message, ...], candidate: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """As `render_choice`; the template tells apart what a tokenizer renders before and after it was given another."""
     *before, (answer, _) = _pieces(tokenizer, (*prompt, Message("assistant", candidate)), "a candidate")
     return tuple(token for piece, _ in before for token in piece), tuple(answer)
 

@@ -94,7 +94,7 @@ class Grid:
         """
         suite = general_suite() if self.settings.suite is None else self.settings.suite
         shared = {"stream": describe_stream(self.stream), "gate": dump(self.settings.gate)}
-        shared |= {"suite": [item.key for item in suite]}
+        shared |= {"suite": [item.key for item in suite], "scored": self.settings.scored}
         first = next(iter(self.methods.values()))
         asked: list[tuple[str, Kind, Method]] = [(name, "run", method) for name, method in self.methods.items()]
         asked += [(kind, kind, first) for kind in self.references]

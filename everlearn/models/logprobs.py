@@ -192,9 +192,17 @@ def head_scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Te
         for part in _chunks(len(hidden)):
             logits, mine = linear(hidden[part], weight, bias), targets[part]
             norms = [_norm(rows, rows.softmax(-1, _precise(rows))) for rows in torch.split(logits, ROWS)]
-            scores.append(logits.gather(-1, mine[:, None])[:, 0].to(_precise(logits)) - torch.cat(norms))
-            hits.append(logits.argmax(-1) == mine)
+            chosen = logits.gather(-1, mine[:, None])[:, 0]
+            scores.append(chosen.to(_precise(logits)) - torch.cat(norms))
+            hits.append(_is_first_largest(logits, mine, chosen))
     return torch.cat(scores), torch.cat(hits)
+
+
+def _is_first_largest(logits: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
+    """Whether `argmax` is the target, (N,) bool; that is slow on a processor, and only rows that may be right need it."""
+    right = chosen == logits.amax(-1)
+    right[right.clone()] = logits[right].argmax(-1) == targets[right]
+    return right
 
 
 def _chunks(count: int) -> list[slice]:
