@@ -1,10 +1,11 @@
 """Reference rows for a matrix: what a model reaches that learns all experiences together, or one alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from everlearn.data.sequences import Joined
-from everlearn.evaluate import exams, rounds
+from everlearn.evaluate import Exam, exams, rounds
 from everlearn.learner import Learner, learn
 from everlearn.matrix import Row
 from everlearn.models.parallel import launched
@@ -23,7 +24,7 @@ def joint(learner: Learner, stream: Stream, out: str | Path, progress: Progress 
         progress: who wants to know how far it is.
     """
     whole = replace(stream.experiences[0], name="joint", train=Joined(tuple(e.train for e in stream)))
-    return _reference(learner, stream, whole, RunFolder(Path(out)), progress or Silent())
+    return _reference(learner, stream, whole, Path(out), exams(stream), progress or Silent())
 
 
 def single(learner: Learner, stream: Stream, out: str | Path, progress: Progress | None = None) -> Row:
@@ -35,14 +36,16 @@ def single(learner: Learner, stream: Stream, out: str | Path, progress: Progress
         out: a folder of its own; what was finished there is not done again.
         progress: who wants to know how far it is.
     """
-    watch = progress or Silent()
-    rows = [_reference(learner, stream, e, RunFolder(Path(out) / e.name), watch) for e in stream]
+    watch, asked = progress or Silent(), exams(stream)
+    rows = [_reference(learner, stream, e, Path(out) / e.name, asked[i : i + 1], watch) for i, e in enumerate(stream)]
     return Row(tuple(r.scores[i] for i, r in enumerate(rows)), tuple(r.items(i) for i, r in enumerate(rows)))
 
 
-def _reference(learner: Learner, stream: Stream, experience: Experience, folder: RunFolder, progress: Progress) -> Row:
+def _reference(
+    learner: Learner, stream: Stream, experience: Experience, out: Path, asked: Sequence[Exam], progress: Progress
+) -> Row:
     """The row of a model that learned one experience, or what an earlier call has left of it."""
-    processes, model = launched(), learner.open()
+    folder, processes, model = RunFolder(out), launched(), learner.open()
     done = processes.by_main(_finished, folder)
     if done:
         learner.restore(model, folder.versions.get(done))
@@ -53,7 +56,7 @@ def _reference(learner: Learner, stream: Stream, experience: Experience, folder:
         about = {"model": learner.model, "identity": model.identity}
         done = processes.by_main(_keep, folder, candidate, about, experience.name)
     outcomes: dict[str, tuple[Outcome, ...]] = {}
-    for found in rounds(model, done, exams(stream), folder.scores, progress, processes):
+    for found in rounds(model, done, asked, folder.scores, progress, processes):
         outcomes |= found
     return Row.from_outcomes(stream.names, outcomes)
 

@@ -1,5 +1,6 @@
 """The most memory that a cell took, kept in its folder."""
 
+import gc
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 
 from everlearn.files import read_json, write_json
+from everlearn.models.engine import give_back
 
 FILE = "peak.json"
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -18,7 +20,8 @@ def peak_kept(folder: Path) -> Iterator[None]:
     """Measure what is done inside, and keep the largest value of all tries in `folder`.
 
     On CUDA it is what tensors take there; otherwise the process's resident set, from Linux's own mark, which is set
-    back first. What earlier work has left in the process counts. Where there is no such mark nothing is kept.
+    back first. What earlier work still holds counts; what it freed is given back before. Where there is no such mark
+    nothing is kept.
 
     Args:
         folder: of a cell; it exists.
@@ -26,6 +29,8 @@ def peak_kept(folder: Path) -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif RESET.exists():
+        gc.collect()
+        give_back()
         RESET.write_text("5")
     try:
         yield

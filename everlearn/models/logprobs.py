@@ -199,7 +199,7 @@ def head_scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Te
 
 
 def _is_first_largest(logits: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
-    """Whether `argmax` is the target, (N,) bool; that is slow on a processor, and only rows that may be right need it."""
+    """Whether `argmax` is the target, (N,) bool; slow on a processor, and only rows that may be right need it."""
     right = chosen == logits.amax(-1)
     right[right.clone()] = logits[right].argmax(-1) == targets[right]
     return right
