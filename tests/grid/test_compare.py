@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from everlearn.cli import FAILED, STOPPED, app
+from everlearn.cli import app
+from everlearn.console import FAILED, STOPPED
 from everlearn.errors import ConfigError, EverlearnError
 from everlearn.grid.compare import Compared, Grid, compare, standing_in
 from everlearn.learner import Learner
