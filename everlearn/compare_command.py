@@ -26,6 +26,10 @@ def compare(
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or 'local' to start one here.")] = None,
     joint: Annotated[bool, typer.Option("--joint", help="Also learn all experiences together.")] = False,
     single: Annotated[bool, typer.Option("--single", help="Also learn each experience alone.")] = False,
+    in_context: Annotated[
+        bool, typer.Option("--in-context", help="Also ask the base model with demonstrations.")
+    ] = False,
+    shots: Annotated[int, typer.Option(help="Demonstrations before each test item, in context.")] = 8,
     as_json: Json = False,
 ) -> None:
     """Run methods under several seeds, and set them side by side with paired tests.
@@ -33,12 +37,14 @@ def compare(
     Example: everlearn compare stream.yaml --methods "plain=LoRA()" --methods "replay=LoRA(), Replay()" --out runs/grid
     """
     from everlearn.asking import Asked, executor, prepare_grid
+    from everlearn.grid.cells import Reference
     from everlearn.grid.compare import compare as run_grid
     from everlearn.progress import Bars
     from everlearn.terminal import grid_table
 
     asked = Asked(str(stream), model, recipe=recipe, suite=suite, dtype=dtype, device=device, engine=engine)
-    grid = prepare_grid(asked, methods, seeds, {"joint": joint, "single": single}, out)
+    references: dict[Reference, bool] = {"joint": joint, "single": single, "in_context": in_context}
+    grid = prepare_grid(asked, methods, seeds, references, out, shots)
     with Bars() as bars, resumable(out):
         found = run_grid(grid, out, executor(workers, ray), bars)
     if as_json:
