@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from everlearn.models.optim import AdamW, Recipe, Schedule
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
     from everlearn.objectives.next_token import NextToken
-    from everlearn.references import joint, single
+    from everlearn.references import in_context, joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
     from everlearn.serve.exchange import Server
     from everlearn.serve.samplers import SGLangSampler, VLLMSampler
@@ -124,7 +124,7 @@ _HOMES = {
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
     "everlearn.objectives.next_token": "NextToken",
-    "everlearn.references": "joint single",
+    "everlearn.references": "in_context joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
     "everlearn.serve.exchange": "Server",
     "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
@@ -245,6 +245,7 @@ __all__ = [
     "domain_incremental",
     "experience",
     "general_suite",
+    "in_context",
     "joint",
     "learn",
     "load_stream",

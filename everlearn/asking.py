@@ -20,6 +20,7 @@ from everlearn.models.engine import Engine
 from everlearn.models.optim import Recipe
 from everlearn.models.parallel import launched
 from everlearn.names import optional
+from everlearn.references import SHOTS
 from everlearn.registry.gates import AllOf, Gate
 from everlearn.run_folder import RunFolder
 from everlearn.types import Stream
@@ -98,7 +99,12 @@ def _gate(text: str) -> Gate:
 
 
 def prepare_grid(
-    asked: Asked, methods: Sequence[str], seeds: str, references: Mapping[Reference, bool], out: Path
+    asked: Asked,
+    methods: Sequence[str],
+    seeds: str,
+    references: Mapping[Reference, bool],
+    out: Path,
+    shots: int = SHOTS,
 ) -> Grid:
     """Understand all of a comparison before anything long begins.
 
@@ -108,6 +114,7 @@ def prepare_grid(
         seeds: whole numbers between commas.
         references: whether each is to be learned beside the methods.
         out: where rows that cannot be used are kept.
+        shots: demonstrations before each test item, in context.
 
     Raises:
         ConfigError: if an expression, a seed or the stream file cannot be understood.
@@ -122,9 +129,8 @@ def prepare_grid(
     except ValueError as error:
         raise ConfigError(f"--seeds {seeds!r}: {error}; give whole numbers between commas, as in 0,1,2.") from error
     learner, stream, settings = prepare(asked, out)
-    return Grid(
-        stream, dict(named), numbers, learner, settings, tuple(kind for kind, wanted in references.items() if wanted)
-    )
+    wanted = tuple(kind for kind, asked_for in references.items() if asked_for)
+    return Grid(stream, dict(named), numbers, learner, settings, wanted, shots=shots)
 
 
 def executor(workers: int | None, ray: str | None) -> Executor:

@@ -6,18 +6,17 @@ not be understood, read or done, and the message says what to do; 130 stopped by
 Imports stand inside the commands so that help answers at once.
 """
 
-import json
-import shlex
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from everlearn.compare_command import compare
+from everlearn.console import FAILED, NO, OK, STOPPED, print_json, print_table, resumable
 from everlearn.errors import EverlearnError, Interrupted
 from everlearn.merge_command import merge
 from everlearn.options import Device, Dtype, Folder, Json, Machine, Model, Seed, Suite, Training
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from everlearn.data.rejects import Reject
     from everlearn.fold import Run
     from everlearn.matrix import Matrix
-
-OK, NO, FAILED, STOPPED = 0, 1, 2, 130
 
 app = typer.Typer(
     help="Keep a language model learning without forgetting.",
@@ -50,7 +47,7 @@ def demo(
     """
     from everlearn.demo import run_demo
 
-    with _resumable(out):
+    with resumable(out):
         run_demo(out, seed)
 
 
@@ -90,7 +87,7 @@ def run(
     learner, loaded, settings = prepare(asked, out, _given(ctx) & asdict(asked).keys() - {"stream"})
     if main:
         _tell(settings.rejects, out)
-    with Bars() if main else nullcontext(Silent()) as bars, _resumable(out):
+    with Bars() if main else nullcontext(Silent()) as bars, resumable(out):
         made = fold(learner, loaded, out, settings, bars)
     if main:
         if len(found := made.files.rejects()) > len(settings.rejects):
@@ -99,45 +96,7 @@ def run(
     raise typer.Exit(NO if any(e.kind == "reject" for e in made.events) else OK)
 
 
-@app.command()
-def compare(
-    stream: Annotated[Path, typer.Argument(help="A stream.yaml, or a folder of experiences in a published layout.")],
-    methods: Annotated[
-        list[str], typer.Option(help="'name=LoRA(rank=16), Replay()'; once for each. The first is compared with.")
-    ],
-    out: Annotated[Path, typer.Option(help="The grid's folder. A comparison that was stopped there goes on.")],
-    seeds: Annotated[str, typer.Option(help="Whole numbers between commas.")] = "0,1,2",
-    model: Model = "embedded",
-    recipe: Training = "Recipe()",
-    suite: Suite = "shipped",
-    dtype: Dtype = None,
-    device: Device = None,
-    engine: Machine = "Engine()",
-    workers: Annotated[int | None, typer.Option(help="Cells at a time, in processes of their own.")] = None,
-    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or 'local' to start one here.")] = None,
-    joint: Annotated[bool, typer.Option("--joint", help="Also learn all experiences together.")] = False,
-    single: Annotated[bool, typer.Option("--single", help="Also learn each experience alone.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Run methods under several seeds, and set them side by side with paired tests.
-
-    Example: everlearn compare stream.yaml --methods "plain=LoRA()" --methods "replay=LoRA(), Replay()" --out runs/grid
-    """
-    from everlearn.asking import Asked, executor, prepare_grid
-    from everlearn.grid.compare import compare as run_grid
-    from everlearn.progress import Bars
-    from everlearn.terminal import grid_table
-
-    asked = Asked(str(stream), model, recipe=recipe, suite=suite, dtype=dtype, device=device, engine=engine)
-    grid = prepare_grid(asked, methods, seeds, {"joint": joint, "single": single}, out)
-    with Bars() as bars, _resumable(out):
-        found = run_grid(grid, out, executor(workers, ray), bars)
-    if as_json:
-        _print_json(found.to_dict())
-    else:
-        _print(grid_table(found))
-        typer.echo(f"\nThe same in {out}/comparison.md and comparison.json.")
-    raise typer.Exit(FAILED if found.failures else OK)
+app.command()(compare)
 
 
 @app.command()
@@ -163,10 +122,10 @@ def audit(
     spoils = found.spoils or bool(read.excess)
     if as_json:
         rejected = [asdict(r) for r in read.rejects]
-        _print_json({"findings": found.rows(), "rejected": rejected, "excess": list(read.excess), "spoils": spoils})
+        print_json({"findings": found.rows(), "rejected": rejected, "excess": list(read.excess), "spoils": spoils})
     else:
-        _print(audit_table(found))
-        _print(rejects_table(read.rejects))
+        print_table(audit_table(found))
+        print_table(rejects_table(read.rejects))
         for sentence in read.excess:
             typer.echo(f"defect: {sentence}")
     raise typer.Exit(NO if spoils else OK)
@@ -207,9 +166,9 @@ def log(folder: Folder, as_json: Json = False) -> None:
     files = RunFolder(folder)
     files.asked()
     if as_json:
-        _print_json([asdict(e) for e in files.events()])
+        print_json([asdict(e) for e in files.events()])
     else:
-        _print(events_table(files.events()))
+        print_table(events_table(files.events()))
 
 
 @app.command()
@@ -221,27 +180,15 @@ def methods(
     from everlearn.testing.documents import costs, method_page, method_rows
 
     if as_json:
-        _print_json([row for row in method_rows() if name in (None, row["method"])])
+        print_json([row for row in method_rows() if name in (None, row["method"])])
     elif name:
         typer.echo(method_page(name))
     else:
         legend = "bytes; P numbers learn of N; r rank, in and out widths of a layer, T tokens, D width of the model"
-        _print(plain_table(costs(), f"methods; combine them with commas. Memory in {legend}"))
+        print_table(plain_table(costs(), f"methods; combine them with commas. Memory in {legend}"))
 
 
 app.command()(merge)
-
-
-@contextmanager
-def _resumable(out: Path) -> Iterator[None]:
-    """Say after Ctrl-C, once or twice, how to go on."""
-    try:
-        yield
-    except (Interrupted, KeyboardInterrupt) as stopped:
-        program = "everlearn" if shutil.which("everlearn") else sys.argv[0]  # make starts one that is not on the path
-        again = shlex.join([program, *sys.argv[1:]])
-        what = f"{stopped}" or "stopped at once; what was done since the last checkpoint is done again."
-        raise Interrupted(f"{what} What is done is kept in {out}. To go on:\n  {again}") from stopped
 
 
 def _given(ctx: typer.Context) -> set[str]:
@@ -270,20 +217,10 @@ def _show_matrix(found: "Matrix", title: str, as_json: bool) -> None:
 
     if as_json:
         measures = [asdict(m) for m in (*summary(found), *routing_accuracy(found))]
-        _print_json({"matrix": found.to_dict(), "measures": measures})
+        print_json({"matrix": found.to_dict(), "measures": measures})
         return
-    _print(matrix_table(found, title))
-    _print(measures_table({title: found}))
-
-
-def _print(table: Any) -> None:
-    from rich.console import Console
-
-    Console().print(table)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    print_table(matrix_table(found, title))
+    print_table(measures_table({title: found}))
 
 
 def main() -> None:

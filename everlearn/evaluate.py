@@ -38,6 +38,7 @@ class Exam:
         tokens: most tokens in one forward pass; it may change an outcome by rounding alone, so it is part of its name.
         general: whether it belongs to the general suite.
         task: what the model is told that the items belong to; empty where the scenario does not tell.
+        shown: for each item the demonstrations that stand before it; empty where none do.
     """
 
     name: str
@@ -47,12 +48,17 @@ class Exam:
     tokens: int = TOKENS
     general: bool = False
     task: str = ""
+    shown: tuple[tuple[Example, ...], ...] = ()
 
     def key(self, version: str) -> str:
         """The name of a version's outcomes on this exam."""
-        items = [[e.key, e.metadata] for e in self.examples]
-        asked = [version, items, dump(self.metric), self.candidates, self.tokens, *filter(None, [self.task])]
+        items, shown = [[e.key, e.metadata] for e in self.examples], [[e.key for e in before] for before in self.shown]
+        asked = [version, items, dump(self.metric), self.candidates, self.tokens, *filter(None, [self.task, shown])]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+
+    def given(self) -> list[Given]:
+        """What the model is told beside each item's prompt."""
+        return [Given(self.candidates, self.task, shown) for shown in self.shown or [()] * len(self.examples)]
 
     def again(self) -> "Exam":
         """The same exam in smaller passes: a second measurement that differs by rounding alone."""
@@ -105,7 +111,7 @@ def sit(model: LanguageModel, exams: Sequence[Exam], progress: Progress | None =
         return []
     question, tokens = exams[0].metric.question, min(exam.tokens for exam in exams)
     examples = [example for exam in exams for example in exam.examples]
-    given = [Given(exam.candidates, exam.task) for exam in exams for _ in exam.examples]
+    given = [given for exam in exams for given in exam.given()]
     replies = iter(answer(model, question, examples, given, tokens, progress))
     return [_outcomes(model, exam, [next(replies) for _ in exam.examples]) for exam in exams]
 

@@ -13,6 +13,8 @@ from everlearn.errors import ConfigError, DataError, EverlearnError
 from everlearn.types import Outcome
 
 Unit = Literal["fraction", "percent"]
+BESIDE = ("single", "joint", "in_context", "repeat")
+"""The fields of a matrix that are rows beside R: its references, and the base model's second measurement."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,12 @@ class Row:
         scores: None where nothing was measured.
         outcomes: each test item's, in the test set's order; an empty tuple where only the score is known.
             Empty altogether for a row that was read from a published table.
+        note: what a reader has to know of how it was measured.
     """
 
     scores: tuple[float | None, ...]
     outcomes: tuple[tuple[Outcome, ...], ...] = ()
+    note: str = ""
 
     def __post_init__(self) -> None:
         """Refuse outcomes that belong to another number of experiences."""
@@ -59,13 +63,13 @@ class Row:
         plain: dict[str, Any] = {"scores": list(self.scores)}
         if any(self.outcomes):
             plain["outcomes"] = [[_plain(o) for o in cell] for cell in self.outcomes]
-        return plain
+        return plain | ({"note": self.note} if self.note else {})
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Row":
         """The inverse of `to_dict`."""
         outcomes = tuple(tuple(Outcome(**o) for o in cell) for cell in plain.get("outcomes", ()))
-        return cls(tuple(plain["scores"]), outcomes)
+        return cls(tuple(plain["scores"]), outcomes, plain.get("note", ""))
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
@@ -82,6 +86,7 @@ class Matrix:
         rows: row 0 is the untouched base model, row t the version after experience t, counted from 1.
         single: on each experience, a model trained on that one alone.
         joint: on each experience, one model trained on all together.
+        in_context: the untouched base model, asked with demonstrations before each test item.
         repeat: the base model measured a second time, for the noise floor.
         general: the same versions on a suite of general abilities, which are its names.
         counts: number of test items of each experience, where outcomes do not tell.
@@ -92,6 +97,7 @@ class Matrix:
     rows: tuple[Row, ...]
     single: Row | None = None
     joint: Row | None = None
+    in_context: Row | None = None
     repeat: Row | None = None
     general: "Matrix | None" = None
     counts: tuple[int, ...] = ()
@@ -120,7 +126,7 @@ class Matrix:
                 )
 
     def _all(self) -> list[Row]:
-        return [*self.rows, *(r for r in (self.single, self.joint, self.repeat) if r is not None)]
+        return [*self.rows, *(row for name in BESIDE if (row := getattr(self, name)) is not None)]
 
     @classmethod
     def from_outcomes(
@@ -170,19 +176,20 @@ class Matrix:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data, outcomes included."""
         plain: dict[str, Any] = {"names": list(self.names), "unit": self.unit, "counts": list(self.counts)}
-        parts = {"single": self.single, "joint": self.joint, "repeat": self.repeat, "general": self.general}
+        parts = {name: getattr(self, name) for name in (*BESIDE, "general")}
         plain |= {name: part.to_dict() for name, part in parts.items() if part is not None}
         return plain | {"rows": [row.to_dict() for row in self.rows]}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Matrix":
         """The inverse of `to_dict`."""
-        row = {name: Row.from_dict(plain[name]) for name in ("single", "joint", "repeat") if name in plain}
+        row = {name: Row.from_dict(plain[name]) for name in BESIDE if name in plain}
         return cls(
             names=tuple(plain["names"]),
             rows=tuple(Row.from_dict(r) for r in plain["rows"]),
             single=row.get("single"),
             joint=row.get("joint"),
+            in_context=row.get("in_context"),
             repeat=row.get("repeat"),
             general=cls.from_dict(plain["general"]) if "general" in plain else None,
             counts=tuple(plain["counts"]),

@@ -12,7 +12,7 @@ from everlearn.data.findings import Audit
 from everlearn.data.rejects import Reject
 from everlearn.grid.compare import Compared
 from everlearn.grid.tables import Rows, contrast_rows, standing_rows
-from everlearn.matrix import Matrix
+from everlearn.matrix import BESIDE, Matrix
 from everlearn.measures import Measure, routing_accuracy, summary
 from everlearn.registry.ledger import Event
 from everlearn.sampling import USUAL
@@ -42,6 +42,7 @@ def matrix_table(matrix: Matrix, title: str) -> Table:
     notes += "; routed: prompts that the last version takes for their own experience" * bool(routing_accuracy(matrix))
     absent = [f"R[{t},{i + 1}]" for t, row in enumerate(matrix.rows) for i, s in enumerate(row.scores) if s is None]
     below = [notes, *([f"{ABSENT} not measured: {listed(absent)}"] if absent else [])]
+    below += [f"in context: {matrix.in_context.note}"] if matrix.in_context and matrix.in_context.note else []
     return _framed(title, [_block(matrix, start) for start in range(0, len(matrix.names), BLOCK)], below)
 
 
@@ -178,8 +179,9 @@ def _block(matrix: Matrix, start: int) -> Table:
     for t, label in enumerate(labels):
         table.add_row(Text(label), *(_score(matrix, t, i) for i in columns), *(_general(matrix, t) if general else []))
     table.add_section()
-    for label, reference in {"single": matrix.single, "joint": matrix.joint, "base again": matrix.repeat}.items():
-        if reference is not None:
+    for name in BESIDE:
+        if (reference := getattr(matrix, name)) is not None:
+            label = "base again" if name == "repeat" else name.replace("_", " ")
             table.add_row(label, *(Text(percent(reference.scores[i], matrix.unit), "dim") for i in columns))
     if routed := routing_accuracy(matrix):
         table.add_row("routed", *(Text(percent(routed[i].value), "dim") for i in columns))

@@ -26,10 +26,13 @@ class Given:
     Args:
         candidates: what it may choose among; empty where the example brings its own choices, or generation is free.
         task: the experience that the example belongs to; empty where that has to be inferred, or is not needed.
+        shown: demonstrations that stand before it, each with its answer; conversations before a conversation,
+            documents before a document.
     """
 
     candidates: tuple[str, ...] = ()
     task: str = ""
+    shown: tuple[Example, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,8 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     grid
     report dashboard serve testing terminal progress asking
     demo demo_stream
-    options merge_command
+    options console
+    compare_command merge_command
     cli
     """.strip().splitlines()
 )
@@ -43,13 +44,18 @@ BODY_LINES_P95 = 20  # the tail is where set-up code rots, so it is the number t
 ARGUMENTS = 6  # more of them are a dataclass that has no name yet
 MORE_ARGUMENTS = {
     "everlearn.cli",  # a command's arguments are its flags
+    "everlearn.compare_command",  # as above
     "everlearn.merge_command",  # as above
     "everlearn.models.adapted.forward",  # autograd sees the tensors that it is given one by one
     "everlearn.models.attention.attend",  # transformers' own signature
     "everlearn.models.slots.attend",  # transformers calls it by these names; an unknown one has to fail
 }
 KEYWORDS = {"everlearn.models.attention", "everlearn.models.layers"}  # called with whatever a model passes along
-LATE_IMPORTS = {"everlearn.cli", "everlearn.merge_command"}  # so that --help answers without loading torch
+LATE_IMPORTS = {  # so that --help answers without loading torch
+    "everlearn.cli",
+    "everlearn.compare_command",
+    "everlearn.merge_command",
+}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager", "misc"}
 FORBIDDEN_CALLS = {"hasattr", "eval", "exec", "__import__"}  # what a name means is known without running it
 BROAD = {"Exception", "BaseException"}  # catching them hides defects

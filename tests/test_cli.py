@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from everlearn.cli import FAILED, STOPPED
+from everlearn.console import FAILED, STOPPED
 from everlearn.testing.toys import toy_folder
 
 

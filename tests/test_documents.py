@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from everlearn import load_stream
-from everlearn.cli import FAILED, NO, STOPPED
+from everlearn.console import FAILED, NO, STOPPED
 from everlearn.errors import ConfigError, EverlearnError
 from everlearn.testing.documents import PAGES, costs, main, method_page, method_rows
 

@@ -51,9 +51,11 @@ def test_the_name_of_outcomes_depends_on_all_that_decides_them() -> None:
         replace(exam, candidates=("a", "b")),
         exam.again(),
         replace(exam, task="letters"),
+        replace(exam, shown=((exam.examples[1],),) * 6),
+        replace(exam, shown=((exam.examples[2],),) * 6),
     ]
     names = {exam.key("v1"), exam.key("v2"), *(o.key("v1") for o in others)}
-    assert len(names) == 8
+    assert len(names) == 10
     assert exam.key("v1") == exams(toy_stream())[0].key("v1")
 
 

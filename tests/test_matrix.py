@@ -46,13 +46,17 @@ def test_a_cell_that_was_not_measured_is_none():
 def test_a_matrix_survives_json():
     matrix = Matrix.from_outcomes(["a", "b"], ROWS, GENERAL)
     extra = Row.from_outcomes(matrix.names, ROWS[2])
-    for whole in (matrix, replace(matrix, single=extra, joint=Row((0.5, None)), repeat=extra, counts=(2, 4))):
+    noted = replace(extra, note="3 demonstrations before each item")
+    full = replace(matrix, single=extra, joint=Row((0.5, None)), in_context=noted, repeat=extra, counts=(2, 4))
+    for whole in (matrix, full):
         assert Matrix.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
 
 
 def test_versions_scored_on_unlike_items_are_refused():
     with pytest.raises(DataError, match="b: versions were scored on unlike test items"):
         Matrix.from_outcomes(["a", "b"], [ROWS[0], {"b": outcomes(1, 1, 1)}])
+    with pytest.raises(DataError, match="b: versions were scored on unlike test items"):
+        replace(Matrix.from_outcomes(["a", "b"], ROWS), in_context=Row((None, 1.0), ((), outcomes(1, 1))))
 
 
 def test_outcomes_of_an_unknown_experience_are_refused():

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from everlearn.cli import OK, app
+from everlearn.cli import app
+from everlearn.console import OK
 from everlearn.errors import ConfigError
 from everlearn.learner import Learner
 from everlearn.merge_command import merge

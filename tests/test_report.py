@@ -232,6 +232,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
 
 def test_references_missing_cells_and_dots_in_names_are_shown(tmp_path: Path) -> None:
     table = replace(matrix(PLAIN[:2], None), names=("a.b", "c", "d", "e"), single=Row((0.9, None, None, None)))
+    table = replace(table, in_context=Row((0.4, 0.3, 0.2, 0.1), note="8 demonstrations before each item"))
     plain = table.to_dict()
     plain["rows"][1]["scores"][2] = None
     plain["rows"][1]["outcomes"][2] = []
@@ -239,6 +240,9 @@ def test_references_missing_cells_and_dots_in_names_are_shown(tmp_path: Path) ->
     page = Page(write_report({"x": made}, tmp_path / "x.html").read_text(encoding="utf-8"))
     assert "1 a.b 80.0 1.7 – 1.7" in rows(page)  # noqa: RUF001
     assert "alone 90.0 – – –" in rows(page)  # noqa: RUF001
+    assert "in context 40.0 30.0 20.0 10.0" in rows(page)
+    note = "In context: the untouched base model, shown demonstrations: 8 demonstrations before each item."
+    assert any(note in str(e) for e in page.all("p"))
 
 
 def test_how_many_prompts_were_routed_right_stands_below_the_matrix(tmp_path: Path) -> None:

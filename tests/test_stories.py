@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.big_stream import big_stream
-from everlearn.cli import FAILED, NO, app
+from everlearn.cli import app
+from everlearn.console import FAILED, NO
 from everlearn.errors import EverlearnError
 from everlearn.fold import Run
 from everlearn.testing.toys import toy_folder

@@ -57,6 +57,15 @@ def test_missing_cells_are_dashes_and_are_named_below() -> None:
     assert "not measured: R[0,2], R[1,2], R[2,1]" in text
 
 
+def test_references_stand_below_r_with_what_a_reader_has_to_know_of_them() -> None:
+    asked = Row((0.4, None), note="8 demonstrations before each item; b not measured: it is long")
+    table = Matrix(("a", "b"), (Row((0.0, 0.1)),), in_context=asked, joint=Row((0.9, 0.8)))
+    text = plain_text(matrix_table(table, "x"))
+    assert cells(text, "in context") == ["40.0", "–"]  # noqa: RUF001
+    assert cells(text, "joint") == ["90.0", "80.0"]
+    assert f"in context: {asked.note}" in text
+
+
 def test_what_fell_is_red_and_what_rose_is_green() -> None:
     rates = ((0, 0, 0, 0), (50, 0, 0, 0), (50, 80, 0, 0), (20, 90, 60, 0), (20, 90, 61, 50))
     console = Console(width=100, color_system="standard", force_terminal=True, no_color=False)

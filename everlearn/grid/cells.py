@@ -12,12 +12,12 @@ from everlearn.fold import Settings, run
 from everlearn.grid.peaks import peak_kept
 from everlearn.learner import Learner
 from everlearn.matrix import Matrix, Row
-from everlearn.references import joint, single
+from everlearn.references import SHOTS, in_context, joint, single
 from everlearn.run_folder import RunFolder
 from everlearn.types import Progress, Stream
 
-Reference = Literal["joint", "single"]
-Kind = Literal["run", "joint", "single"]
+Reference = Literal["joint", "single", "in_context"]
+Kind = Literal["run", "joint", "single", "in_context"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Cell:
         folder: of its own.
         settings: of the run; a reference needs none of them.
         asked: plain data that tells this cell from any other; kept in cell.json.
+        shots: demonstrations before each test item, where it is "in_context".
     """
 
     name: str
@@ -41,6 +42,7 @@ class Cell:
     folder: Path
     settings: Settings
     asked: Mapping[str, Any]
+    shots: int = SHOTS
 
     @property
     def title(self) -> str:
@@ -92,8 +94,13 @@ class Cell:
         if self.kind == "run":
             run(self.learner, self.stream, self.folder, self.settings, progress)
             return
+        write_json(self.folder / "row.json", self._reference(progress).to_dict())
+
+    def _reference(self, progress: Progress) -> Row:
+        if self.kind == "in_context":
+            return in_context(self.learner, self.stream, self.folder, progress, self.shots)
         reference = joint if self.kind == "joint" else single
-        write_json(self.folder / "row.json", reference(self.learner, self.stream, self.folder, progress).to_dict())
+        return reference(self.learner, self.stream, self.folder, progress)
 
     def matrix(self) -> Matrix:
         """What a run has to show.

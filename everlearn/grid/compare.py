@@ -18,7 +18,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from everlearn.config import dump, show
@@ -28,19 +27,19 @@ from everlearn.fold import Settings
 from everlearn.grid.cells import Cell, Kind, Reference
 from everlearn.grid.executors import Ended, Executor, InProcess
 from everlearn.grid.peaks import peak_of
-from everlearn.grid.standings import Contrast, Cost, Standing, contrasts, standing
-from everlearn.grid.tables import contrast_rows, estimate, markdown, notes, standing_rows
+from everlearn.grid.standings import Contrast, Cost, Standing, against_in_context, contrasts, standing
+from everlearn.grid.tables import bound, contrast_rows, markdown, notes, standing_rows
 from everlearn.learner import Learner
 from everlearn.matrix import Matrix
-from everlearn.method import Method
+from everlearn.method import Method, chain
 from everlearn.metrics.suites import general_suite
 from everlearn.models.optim import Recipe
+from everlearn.references import SHOTS
 from everlearn.run_folder import RunFolder, describe_stream
-from everlearn.statistics import mean_over_seeds
 from everlearn.types import Progress, Silent, Stream
 from everlearn.wording import percent
 
-REFERENCES: tuple[Reference, ...] = ("joint", "single")
+REFERENCES: tuple[Reference, ...] = ("joint", "single", "in_context")
 TAKEN = (*REFERENCES, "scores", "logs")
 """Names in a grid's folder that no method can have."""
 
@@ -55,8 +54,10 @@ class Grid:
         seeds: each method is run under each of them; runs that share a seed are compared in pairs.
         learner: model, recipe and device of every cell; its method and seed are not used.
         settings: of every run; their `scores` are not used, since the cells share a folder for them.
-        references: any of "joint" and "single", learned by the first method under each seed.
+        references: any of "joint" and "single", learned by the first method under each seed, and "in_context", the
+            base model asked with demonstrations that each seed draws anew.
         recipes: of the methods and references, by name, that do not take the learner's.
+        shots: demonstrations before each test item, in context.
     """
 
     stream: Stream
@@ -66,12 +67,13 @@ class Grid:
     settings: Settings = field(default_factory=Settings)
     references: tuple[Reference, ...] = ()
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    shots: int = SHOTS
 
     def __post_init__(self) -> None:
         """Refuse a grid without cells, and names that could not be a folder's."""
-        if not self.methods or not self.seeds or len(set(self.seeds)) < len(self.seeds):
+        if not self.methods or not self.seeds or len(set(self.seeds)) < len(self.seeds) or self.shots < 1:
             raise ConfigError(
-                f"a grid of the methods {list(self.methods)} and the seeds {list(self.seeds)}; "
+                f"a grid of the methods {list(self.methods)}, the seeds {list(self.seeds)} and {self.shots} shots; "
                 "give one of each at least, and no seed twice."
             )
         for name in self.methods:
@@ -97,7 +99,8 @@ class Grid:
         shared |= {"suite": [item.key for item in suite], "scored": self.settings.scored}
         first = next(iter(self.methods.values()))
         asked: list[tuple[str, Kind, Method]] = [(name, "run", method) for name, method in self.methods.items()]
-        asked += [(kind, kind, first) for kind in self.references]
+        # In context nothing is learned, so that another first method leaves that row as it is.
+        asked += [(kind, kind, chain() if kind == "in_context" else first) for kind in self.references]
         return tuple(self._cell(out, *one, seed, shared) for seed in self.seeds for one in asked)
 
     def _cell(self, out: Path, name: str, kind: Kind, method: Method, seed: int, shared: Mapping[str, Any]) -> Cell:
@@ -107,7 +110,8 @@ class Grid:
             source |= {"method": show(method), "seed": seed}
         settings = replace(self.settings, scores=out / "scores", source=source)
         asked = {"kind": kind, "learner": dump(learner), **shared}
-        return Cell(name, kind, learner, self.stream, out / f"{name}-{seed}", settings, asked)
+        asked |= {"shots": self.shots} if kind == "in_context" else {}
+        return Cell(name, kind, learner, self.stream, out / f"{name}-{seed}", settings, asked, self.shots)
 
 
 @dataclass(frozen=True)
@@ -136,10 +140,11 @@ class Compared:
 
     @cached_property
     def contrasts(self) -> tuple[Contrast, ...]:
-        """What each further method has more than the first one."""
+        """What each further method, and the base model asked in context, has more than the first method."""
         first, *others = self.matrices.values()
-        names = list(self.matrices)[1:]
-        return tuple(c for name, other in zip(names, others, strict=True) for c in contrasts(name, first, other))
+        pairs = zip(list(self.matrices)[1:], others, strict=True)
+        found = tuple(c for name, other in pairs for c in contrasts(name, first, other))
+        return found + against_in_context(first)
 
     @property
     def notes(self) -> list[str]:
@@ -154,8 +159,7 @@ class Compared:
         rows = {"untouched base model": [matrix.rows[0] for matrix in matrices[:1]]}
         for kind in REFERENCES:
             rows[kind] = [row for row in (getattr(m, kind) for m in self.matrices[self._first].values()) if row]
-        found = {name: [fmean(s for s in row.scores if s is not None) for row in each] for name, each in rows.items()}
-        return [f"{name}: ACC {estimate(mean_over_seeds(scores))}" for name, scores in found.items() if scores]
+        return [bound(name, each) for name, each in rows.items() if each]
 
     @property
     def _first(self) -> str:
@@ -170,7 +174,7 @@ class Compared:
         if self.contrasts:
             lines += [markdown(contrast_rows(self.contrasts, self._first))]
         lines += [f"- {s.name}: `{s.method or 'plain fine-tuning of all weights'}`" for s in self.standings]
-        lines += [f"- {name} is trained by `{show(own)}`" for name, own in self.grid.recipes.items()]
+        lines += [f"- {name} has a recipe of its own, `{show(own)}`" for name, own in self.grid.recipes.items()]
         return "\n".join([*lines, *(f"- {note}" for note in self.notes), ""])
 
     def to_dict(self) -> dict[str, Any]:
@@ -275,8 +279,8 @@ def _collected(grid: Grid, cells: Sequence[Cell], failures: Mapping[str, str]) -
     costs: dict[str, list[Cost]] = {name: [] for name in grid.methods}
     for cell in (cell for cell in done if cell.kind == "run"):
         seed = cell.learner.seed
-        joint, single = (rows.get((kind, seed)) for kind in REFERENCES)
-        matrices[cell.name][seed] = replace(cell.matrix(), joint=joint, single=single)
+        joint, single, shown = (rows.get((kind, seed)) for kind in REFERENCES)
+        matrices[cell.name][seed] = replace(cell.matrix(), joint=joint, single=single, in_context=shown)
         costs[cell.name].append(_cost(RunFolder(cell.folder)))
     return Compared(grid, matrices, {name: tuple(found) for name, found in costs.items()}, failures)
 

@@ -152,6 +152,20 @@ def contrasts(name: str, first: Mapping[int, Matrix], other: Mapping[int, Matrix
     return tuple(found)
 
 
+def against_in_context(first: Mapping[int, Matrix]) -> tuple[Contrast, ...]:
+    """What the base model, asked in context, has more than the first method after its last experience: ACC alone.
+
+    Args:
+        first: the first method's finished runs, by seed, with the reference of the same seed where it was measured.
+    """
+    asked = {
+        seed: replace(matrix, rows=(*matrix.rows[:-1], matrix.in_context))
+        for seed, matrix in first.items()
+        if matrix.in_context is not None
+    }
+    return tuple(c for c in contrasts("in_context", first, asked) if c.measure == "accuracy")
+
+
 def averaged(matrices: Sequence[Matrix]) -> Matrix:
     """One matrix whose items have their mean scores over runs with different seeds.
 
@@ -163,13 +177,17 @@ def averaged(matrices: Sequence[Matrix]) -> Matrix:
     """
     first = matrices[0]
     rows = [_mean(rows) for rows in zip(*(m.rows for m in matrices), strict=True)]
-    found = replace(first, rows=tuple(rows), repeat=None)
-    if all(m.joint is not None for m in matrices):
-        found = replace(found, joint=_mean([m.joint for m in matrices if m.joint is not None]))
-    if all(m.single is not None for m in matrices):
-        found = replace(found, single=_mean([m.single for m in matrices if m.single is not None]))
+    joint, single = _shared([m.joint for m in matrices]), _shared([m.single for m in matrices])
+    shown = _shared([m.in_context for m in matrices])
+    found = replace(first, rows=tuple(rows), repeat=None, joint=joint, single=single, in_context=shown)
     general = [m.general for m in matrices if m.general is not None]
     return replace(found, general=averaged(general)) if general else found
+
+
+def _shared(rows: Sequence[Row | None]) -> Row | None:
+    """The mean of a reference that all runs have."""
+    known = [row for row in rows if row is not None]
+    return _mean(known) if len(known) == len(rows) else None
 
 
 def _mean(rows: Sequence[Row]) -> Row:

@@ -1,9 +1,11 @@
 """A grid's standings as rows of text, the same in the terminal and on the Markdown page."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from everlearn.grid.standings import SHOWN, Contrast, Standing
-from everlearn.statistics import Estimate
+from everlearn.matrix import Row
+from everlearn.statistics import Estimate, mean_over_seeds
 from everlearn.wording import ABSENT, bracket, chance, percent, titled
 
 Rows = list[dict[str, str]]
@@ -88,6 +90,22 @@ def estimate(found: Estimate | None, signed: bool = False) -> str:
         return ABSENT
     half = "" if found.high is None else f" \N{PLUS-MINUS SIGN}{percent(found.high - found.mean)}"
     return percent(found.mean, signed=signed) + half
+
+
+def bound(name: str, rows: Sequence[Row]) -> str:
+    """ACC of a model that the methods are held against, and what its rows say of how they were measured.
+
+    Args:
+        name: of the base model or a reference.
+        rows: of each seed; one at least.
+    """
+    known = [[score for score in row.scores if score is not None] for row in rows]
+    means = [fmean(scores) for scores in known if scores]
+    said = dict.fromkeys(row.note for row in rows if row.note)
+    acc = estimate(mean_over_seeds(means) if means else None)
+    least, size = min(map(len, known)), len(rows[0].scores)
+    part = "" if least == size else f" over {least} of {size} experiences"
+    return f"{name}: ACC {acc}{part}{''.join(f'; {note}' for note in said)}"
 
 
 def _minutes(found: Estimate | None) -> str:

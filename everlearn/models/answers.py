@@ -1,11 +1,13 @@
 """What a model answers to test examples: it generates, chooses among candidates, or predicts each token of a text."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
 from everlearn.data.packing import Row, collate, split_by_tokens, windows
-from everlearn.examples import Batch, Encoded, Example
+from everlearn.errors import DataError
+from everlearn.examples import Batch, Encoded, Example, Message
 from everlearn.models.decoding import Ask
 from everlearn.models.generate import generate_asked
 from everlearn.models.language_model import LanguageModel
@@ -14,6 +16,8 @@ from everlearn.types import Given, Progress, Question, Reply, Silent
 
 TOKENS = 4096
 """Tokens in one forward pass when nothing else is said."""
+BEYOND = 8
+"""Tokens that a generated answer may be longer than the right one."""
 
 
 def answer(
@@ -36,12 +40,56 @@ def answer(
     """
     asked = list(zip(examples, given or [Given()] * len(examples), strict=True))
     watch = progress or Silent()
+    if question == "predict":
+        with model.keeping():
+            return predict(model, asked, tokens, watch)
+    asked = [(posed(example, told.shown), told) for example, told in asked]
     if question == "generate":
         return generate_answers(model, asked, tokens, watch)
     with model.keeping():
-        if question == "choose":
-            return choose(model, asked, tokens, watch)
-        return predict(model, asked, tokens, watch)
+        return choose(model, asked, tokens, watch)
+
+
+def posed(example: Example, shown: Sequence[Example]) -> Example:
+    """A conversation with demonstrations before it, as earlier turns.
+
+    The example's own system turn stands first; those of the demonstrations are left out.
+
+    Raises:
+        DataError: if one of them is a document.
+    """
+    return replace(example, messages=(*_lead(example, shown), *_own(example))) if shown else example
+
+
+def length(model: LanguageModel, question: Question, example: Example, given: Given) -> int:
+    """Tokens that it takes to answer, with what stands before the example; the longest candidate's where it chooses.
+
+    Args:
+        model: who is asked.
+        question: what it is asked.
+        example: about what.
+        given: what it is told beside the prompt.
+    """
+    if question == "predict":
+        return len(_target(model, example, given).tokens)
+    whole = posed(example, given.shown)
+    offered = [example.response] if question == "generate" else example.choices or given.candidates
+    pairs = [model.encode_choice(whole.prompt, answer) for answer in offered]
+    return max(len(prompt) + len(answer) for prompt, answer in pairs) + BEYOND * (question == "generate")
+
+
+def _lead(example: Example, shown: Sequence[Example]) -> tuple[Message, ...]:
+    if documents := [e for e in (example, *shown) if e.text]:
+        raise DataError(
+            f"{documents[0].source or 'an example'} is a document, and no turn of a conversation; show documents "
+            "before a document that is predicted, and conversations before a conversation."
+        )
+    system = tuple(m for m in example.messages[:1] if m.role == "system")
+    return (*system, *(m for e in shown for m in e.messages if m.role != "system"))
+
+
+def _own(example: Example) -> tuple[Message, ...]:
+    return example.messages[1:] if example.messages[0].role == "system" else example.messages
 
 
 def identify(model: LanguageModel, examples: Sequence[Example]) -> list[tuple[str, float]]:
@@ -67,7 +115,7 @@ def generate_answers(model: LanguageModel, asked: Asked, tokens: int, watch: Pro
     prompts = [model.encode_prompt(e.prompt) for e, _ in asked]
     targets = [model.encode_choice(e.prompt, e.response)[1] for e, _ in asked]
     triples = zip(prompts, targets, asked, strict=True)
-    asks = [Ask(p, t, limit=len(t) + 8, task=given.task) for p, t, (_, given) in triples]
+    asks = [Ask(p, t, limit=len(t) + BEYOND, task=given.task) for p, t, (_, given) in triples]
     return [Reply(text=t) for t in generate_asked(model, asks, tokens, watch)]
 
 
@@ -107,7 +155,7 @@ def _calibrations(model: LanguageModel, asked: Asked, offered: Sequence[Sequence
 
 def predict(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) -> list[Reply]:
     """Mean loss, and the fraction of target tokens whose most probable prediction is right, under teacher forcing."""
-    pieces = [(i, w) for i, (e, _) in enumerate(asked) for w in windows(model.encode(e), tokens // 2)]
+    pieces = [(i, w) for i, (e, given) in enumerate(asked) for w in windows(_target(model, e, given), tokens // 2)]
     loss, right, count = ([0.0] * len(asked) for _ in range(3))
     rows = [Row((w,), task=asked[i][1].task) for i, w in pieces]
     for group, batch in _passes(rows, tokens, False, watch):
@@ -117,6 +165,23 @@ def predict(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) ->
             i = pieces[row][0]
             loss[i], right[i], count[i] = loss[i] - float(s.sum()), right[i] + float(h.sum()), count[i] + len(s)
     return [Reply(loss=a / max(n, 1), right=b / max(n, 1)) for a, b, n in zip(loss, right, count, strict=True)]
+
+
+def _target(model: LanguageModel, example: Example, given: Given) -> Encoded:
+    """An example's tokens after those of the demonstrations, which are no targets.
+
+    Documents stand one after the other, each with its end, as they do where a model is pre-trained: the example keeps
+    the tokens and the targets that it has alone.
+    """
+    if not given.shown:
+        return model.encode(example)
+    if example.text and all(e.text for e in given.shown):
+        before = [token for e in given.shown for token in model.encode(e).tokens]
+        own = model.encode(example)
+        return Encoded((*before, *own.tokens), (False,) * len(before) + own.supervised)
+    whole = model.encode(posed(example, given.shown))
+    count = len(model.encode(Example(messages=_lead(example, given.shown))).tokens)
+    return Encoded(whole.tokens, (False,) * count + whole.supervised[count:])
 
 
 def _passes(rows: Sequence[Row], tokens: int, shared: bool, watch: Progress) -> Iterator[tuple[list[int], Batch]]:

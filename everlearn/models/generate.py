@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from everlearn.data.render import end_tokens
 from everlearn.errors import ModelError
@@ -125,8 +126,14 @@ def _evaluating(module: CausalLM) -> Iterator[None]:
         module.train(was)
 
 
+def positions(module: nn.Module) -> int | None:
+    """The most tokens that a model was made to read at once; None where it does not say."""
+    most: int | None = getattr(module.config, "max_position_embeddings", None)
+    return most
+
+
 def _refuse_too_long(module: CausalLM, longest: Ask, bounds: Bounds) -> None:
-    most = getattr(module.config, "max_position_embeddings", None)
+    most = positions(module)
     if most is not None and bounds.width(longest) > most:
         raise ModelError(
             f"a prompt of {len(longest.prompt)} tokens and {bounds.most(longest)} more for its answer exceed the "

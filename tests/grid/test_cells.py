@@ -17,7 +17,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cells(model: Path, out: Path, epochs: int = 2) -> dict[str, Cell]:
-    grid = replace(toy_grid(model, epochs, seeds=(3,)), references=("joint", "single"))
+    grid = replace(toy_grid(model, epochs, seeds=(3,)), references=("joint", "single", "in_context"), shots=2)
     return {cell.name: cell for cell in grid.cells(out)}
 
 
@@ -46,7 +46,7 @@ def test_a_cell_that_was_stopped_is_not_done(model: Path, tmp_path: Path) -> Non
 
 
 def test_references_keep_their_row(model: Path, tmp_path: Path) -> None:
-    for name in ("joint", "single"):
+    for name in ("joint", "single", "in_context"):
         cell = cells(model, tmp_path)[name]
         cell.learn(Silent())
         assert cell.is_done()
@@ -57,6 +57,19 @@ def test_a_folder_with_another_cell_is_refused(model: Path, tmp_path: Path) -> N
     cells(model, tmp_path)["joint"].learn(Silent())
     with pytest.raises(ConfigError, match="holds a cell with another learner"):
         cells(model, tmp_path, epochs=1)["joint"].is_done()
+
+
+def test_demonstrations_belong_to_the_cell_that_shows_them(model: Path, tmp_path: Path) -> None:
+    found = cells(model, tmp_path)
+    assert found["in_context"].asked["shots"] == found["in_context"].shots == 2
+    assert all("shots" not in cell.asked for name, cell in found.items() if name != "in_context")
+    found["in_context"].learn(Silent())
+    assert found["in_context"].row().note.startswith("2 demonstrations before each item")
+    grid = replace(toy_grid(model, seeds=(3,)), references=("in_context",), shots=1)
+    with pytest.raises(ConfigError, match="holds a cell with another shots"):
+        grid.cells(tmp_path)[-1].is_done()
+    first = dict(reversed(grid.methods.items()))
+    assert replace(grid, shots=2, methods=first).cells(tmp_path)[-1].is_done()
 
 
 def test_what_is_wrong_with_a_cell_is_said_in_words(model: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from everlearn.cli import FAILED, STOPPED, app
+from everlearn.cli import app
+from everlearn.console import FAILED, STOPPED
 from everlearn.errors import ConfigError, EverlearnError
 from everlearn.grid.compare import Compared, Grid, compare, standing_in
 from everlearn.learner import Learner
@@ -65,6 +66,24 @@ def test_the_page_and_the_json_say_the_same(found: Compared, folder: Path) -> No
     assert "- single: ACC" not in page
 
 
+def test_all_references_stand_beside_the_methods(found: Compared, folder: Path) -> None:
+    grid = replace(toy_grid(folder / "model"), references=("joint", "single", "in_context"), seeds=(0,), shots=2)
+    both = compare(grid, folder / "out")
+    assert both.failures == {}
+    matrix = both.matrices["plain"][0]
+    assert matrix == replace(found.matrices["plain"][0], single=matrix.single, in_context=matrix.in_context)
+    assert matrix.single is not None
+    assert matrix.in_context is not None
+    # 28 tokens of one cat stand before the 28 of another, 64 in all
+    assert "- in_context: ACC " in both.page
+    assert "; 2 demonstrations before each item; cats 1, since more do not fit into 64 tokens\n" in both.page
+    assert "- single: ACC " in both.page
+    held = [(c.name, c.measure, c.n) for c in both.contrasts if c.name == "in_context"]
+    assert held == [("in_context", "accuracy", 12)]
+    assert "| in_context | ACC |" in both.page
+    compare(replace(toy_grid(folder / "model"), references=("joint",)), folder / "out")  # the others' page again
+
+
 def test_a_second_call_does_only_what_is_missing(found: Compared, folder: Path) -> None:
     heard = Heard([])
     grid = replace(toy_grid(folder / "model"), references=("joint",))
@@ -90,10 +109,10 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(folder: Path, tmp_pa
 
 def test_grids_that_cannot_be_run_are_refused(folder: Path, tmp_path: Path) -> None:
     grid = toy_grid(folder / "model")
-    for wrong in ({"methods": {}}, {"seeds": ()}, {"seeds": (0, 0)}, {"references": ("double",)}):
+    for wrong in ({"methods": {}}, {"seeds": ()}, {"seeds": (0, 0)}, {"shots": 0}, {"references": ("double",)}):
         with pytest.raises(ConfigError):
             replace(grid, **wrong)
-    for name in ("", "a/b", "joint", "scores"):
+    for name in ("", "a/b", "joint", "in_context", "scores"):
         with pytest.raises(ConfigError, match="a method is named"):
             Grid(grid.stream, {name: chain()}, learner=Learner())
 
@@ -137,6 +156,17 @@ def test_a_comparison_from_the_command_line_stopped_and_gone_on_with(
     assert RunFolder(repeated).read_matrix() == RunFolder(Path(cells[1])).read_matrix()
     result = CliRunner().invoke(app, [*words, "--json"])
     assert json.loads(result.stdout)["seeds"] == [0, 1]
+
+
+def test_demonstrations_from_the_command_line(words: list[str], tmp_path: Path) -> None:
+    asked = [*words, "--seeds", "0", "--in-context", "--shots", "2"]
+    result = CliRunner().invoke(app, asked, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert "2 demonstrations before each item" in result.output
+    assert (tmp_path / "out" / "in_context-0" / "row.json").exists()
+    result = CliRunner().invoke(app, [*asked, "--shots", "0"])
+    assert isinstance(result.exception, EverlearnError)
+    assert "0 shots" in str(result.exception)
 
 
 def test_words_that_make_no_grid_are_answered_with_what_to_do(words: list[str]) -> None:

@@ -1,9 +1,11 @@
 """Means over seeds and paired differences, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from everlearn.comparison import compare
-from everlearn.grid.standings import Cost, averaged, contrasts, standing, values
+from everlearn.grid.standings import Cost, against_in_context, averaged, contrasts, standing, values
 from everlearn.matrix import Matrix, Row
 from everlearn.statistics import mean_over_seeds, paired_t
 from everlearn.types import Outcome
@@ -97,3 +99,22 @@ def test_references_are_averaged_where_every_seed_has_them() -> None:
     found = {c.measure for c in contrasts("same", dict(enumerate(with_joint)), dict(enumerate(with_joint)))}
     assert "intransigence_joint_chaudhry" in found
     assert "intransigence_single" not in found
+    assert averaged([with_joint[0], FIRST[1]]).joint is None
+
+
+def test_the_first_method_is_held_against_the_base_model_in_context() -> None:
+    def asked(a: list[float], b: list[float]) -> Row:
+        return Row.from_outcomes(["a", "b"], {"a": outcomes(a), "b": outcomes(b)})
+
+    rows = {0: asked([1, 1, 1, 1], [1, 1]), 1: asked([0, 0, 0, 0], [1, 1])}
+    first = {seed: replace(m, in_context=rows[seed]) for seed, m in FIRST.items()}
+    (found,) = against_in_context(first)
+    assert (found.name, found.measure, found.seeds, found.n) == ("in_context", "accuracy", (0, 1), 6)
+    # (1 + 1) / 2 - (1/4 + 1) / 2, and (0 + 1) / 2 - (2/4 + 1) / 2
+    assert [d.value for d in found.each] == pytest.approx([0.375, -0.25])
+    assert found.p_items is not None
+    (one,) = against_in_context({0: first[0], 1: FIRST[1]})
+    assert one.seeds == (0,)
+    assert against_in_context(FIRST) == ()
+    partly = {0: replace(FIRST[0], in_context=Row.from_outcomes(["a", "b"], {"a": outcomes([1, 1, 1, 1])}))}
+    assert against_in_context(partly) == ()

@@ -1,7 +1,8 @@
 """A grid's numbers as text."""
 
 from everlearn.grid.standings import Cost, contrasts, standing
-from everlearn.grid.tables import contrast_rows, markdown, notes, standing_rows
+from everlearn.grid.tables import bound, contrast_rows, markdown, notes, standing_rows
+from everlearn.matrix import Row
 from everlearn.wording import ABSENT, MINUS
 from tests.grid.test_standings import FIRST, OTHER
 
@@ -41,6 +42,15 @@ def test_notes_say_seeds_items_and_definitions() -> None:
     assert "seeds 0, 1; test items: a 4, b 2" in text
     assert "BWT (Lopez-Paz), FWT (Lopez-Paz), forgetting (Chaudhry)" in text
     assert "not corrected" in text
+
+
+def test_a_bound_says_what_it_was_measured_on_and_how() -> None:
+    assert bound("joint", [Row((0.5, 0.7))]) == "joint: ACC 60.0"
+    rows = [Row((0.5, None), note="8 shown"), Row((0.5, None), note="8 shown")]
+    assert bound("in_context", rows) == "in_context: ACC 50.0 ±0.0 over 1 of 2 experiences; 8 shown"
+    assert bound("in_context", [Row((None, None), note="b is long")]) == (
+        f"in_context: ACC {ABSENT} over 0 of 2 experiences; b is long"
+    )
 
 
 def test_rows_become_markdown() -> None:

@@ -1,14 +1,18 @@
 """Choosing over a shared prompt equals scoring each candidate alone; predicting counts every token once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from everlearn.data.packing import Row, collate
-from everlearn.examples import Encoded, Example
-from everlearn.models.answers import answer
+from everlearn.errors import DataError
+from everlearn.examples import Encoded, Example, Message
+from everlearn.models.answers import answer, length, posed
 from everlearn.models.language_model import LanguageModel
 from everlearn.testing.toys import question, toy_model
 from everlearn.types import Given
+from tests.models.lively import lively_model
 
 CANDIDATES = ("red", "green", "a very blue one", "x")
 EXAMPLES = [question(f"what colour is {w}?", "red") for w in ("grass", "the sky", "a", "an old brick house")]
@@ -69,3 +73,69 @@ def test_nothing_asked_nothing_answered() -> None:
     assert answer(toy_model(), "predict", []) == []
     assert answer(toy_model(), "choose", []) == []
     assert answer(toy_model(), "generate", []) == []
+
+
+SHOWN = (question("1+1?", "2"), question("1+2?", "3"))
+
+
+def test_demonstrations_stand_before_a_prompt_as_earlier_turns() -> None:
+    model, item = toy_model(), question("2+2?", "4")
+    whole = posed(item, SHOWN)
+    turns = "<|user|>1+1?<|end|><|assistant|>2<|end|><|user|>1+2?<|end|><|assistant|>3<|end|>"
+    assert model.tokenizer.decode(model.encode_prompt(whole.prompt)) == f"{turns}<|user|>2+2?<|end|><|assistant|>"
+    # 2 x 9 tokens of demonstrations, 7 of the question, 2 of the answer; 8 more that an answer may be longer
+    assert length(model, "generate", item, Given(shown=SHOWN)) == 18 + 7 + 2 + 8
+    assert length(model, "choose", item, Given(("4", "four"), shown=SHOWN)) == 18 + 7 + 5
+    assert length(model, "predict", item, Given(shown=SHOWN)) == 18 + 7 + 2
+    assert posed(item, ()) is item
+
+
+def test_a_model_answers_after_demonstrations_as_to_one_conversation() -> None:
+    item, offer = question("2+2?", "4"), ("2", "3", "4", "5", "a")
+    for seed in range(3):
+        model = lively_model(seed)
+        (said,) = answer(model, "generate", [item], [Given(shown=SHOWN)])
+        assert [said] == answer(model, "generate", [posed(item, SHOWN)])
+        assert [said] != answer(model, "generate", [item])
+        chosen = answer(model, "choose", [item] * 2, [Given(offer, shown=SHOWN), Given(offer, shown=SHOWN[:1])])
+        assert chosen == answer(model, "choose", [posed(item, SHOWN), posed(item, SHOWN[:1])], [Given(offer)] * 2)
+
+
+def test_an_item_s_own_system_turn_stands_first() -> None:
+    rule, other = Message("system", "add"), Message("system", "other")
+    shown = [replace(e, messages=(other, *e.messages)) for e in SHOWN]
+    item = question("2+2?", "4")
+    asked = replace(item, messages=(rule, *item.messages))
+    assert posed(asked, shown).messages == (rule, *posed(item, SHOWN).messages)
+    assert posed(item, shown) == posed(item, SHOWN)
+
+
+@pytest.mark.parametrize(
+    ("item", "shown", "before"),
+    [
+        (Example(text="a cat"), (Example(text="ab"), Example(text="c")), "ab<|end|>c<|end|>"),
+        (question("2?", "22"), SHOWN[:1], "<|user|>1+1?<|end|><|assistant|>2<|end|>"),
+    ],
+)
+def test_prediction_after_demonstrations_scores_the_item_s_own_targets_alone(
+    item: Example, shown: tuple[Example, ...], before: str
+) -> None:
+    model, alone = toy_model(), toy_model().encode(item)
+    lead = tuple(model.tokenizer(before, add_special_tokens=False).input_ids)
+    (reply,) = answer(model, "predict", [item], [Given(shown=shown)])
+    row = Row((Encoded(lead + alone.tokens, (False,) * len(lead) + alone.supervised),))
+    with torch.no_grad():
+        logp, hits = model.token_scores(collate([row]))
+    assert len(logp) == sum(alone.supervised)
+    assert (reply.loss, reply.right) == (pytest.approx(-float(logp.mean())), pytest.approx(float(hits.float().mean())))
+    assert reply != answer(model, "predict", [item])[0]
+
+
+def test_documents_are_no_turns() -> None:
+    for question_, item, shown in (
+        ("predict", SHOWN[0], Example(text="a")),
+        ("predict", Example(text="a"), SHOWN[0]),
+        ("generate", SHOWN[0], Example(text="a")),
+    ):
+        with pytest.raises(DataError, match="is a document, and no turn"):
+            answer(toy_model(), question_, [item], [Given(shown=(shown,))])  # type: ignore[arg-type]
