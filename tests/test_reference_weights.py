@@ -49,10 +49,11 @@ def test_no_process_can_hold_another_version_of_sharded_parameters() -> None:
 
 
 def test_the_base_is_what_a_fresh_model_says_whatever_methods_have_added() -> None:
-    method = chain(LoRA(rank=2))
-    model = method.params(method.init(toy_model()), toy_model())
+    method, model = chain(LoRA(rank=2)), toy_model()
+    memory = method.init(model)
+    method.params(memory, model)
     start = {name: p.detach() + 1 for name, p in model.trainable().items()}
-    assert base_weights(toy_model, method, None, {}, start) is start
-    base = base_weights(toy_model, method, None, start, start)
+    assert base_weights(toy_model, method, memory, {}, start) is start
+    base = base_weights(toy_model, method, memory, start, start)
     assert base.keys() == start.keys()
     assert all(not w.any() for name, w in base.items() if name.endswith(".B"))
