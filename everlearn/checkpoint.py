@@ -1,5 +1,6 @@
 """Unfinished work inside an experience: kept by the main process, gone on with by all."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,27 @@ from everlearn.files import atomic_folder, find_folder, read_json, write_json
 from everlearn.models.parallel import Processes
 from everlearn.types import Memory
 from everlearn.weights import Tensors, load_tensors, pack, save_tensors, unpack
+
+
+@dataclass
+class Position:
+    """Where inside an experience the work is.
+
+    Args:
+        epoch: passes over the examples that are done.
+        step: steps of this pass that are done.
+        total: steps of all passes.
+        progress: the fraction of this pass that is done.
+        best: the lowest validation loss.
+        stale: validations since then.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    total: int = 0
+    progress: float = 0.0
+    best: float = float("inf")
+    stale: int = 0
 
 
 def keep(place: Path, base: int, work: Memory, processes: Processes) -> None:

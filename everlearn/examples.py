@@ -116,6 +116,9 @@ class Batch:
         shared: whether document 1 of each row is a prompt that the row's other documents continue, and see.
         tasks: for each row the experience that the model is told it belongs to, empty where it is not told; empty
             altogether where no row is.
+        values: (B, T) numbers by token that the objective's loss asks for, by name: advantages, what an older version
+            said; 0 where there is none.
+        counts: (B,) each row's weight in the mean over its step; None takes its number of supervised tokens.
     """
 
     tokens: Tensor
@@ -125,11 +128,17 @@ class Batch:
     examples: tuple[Example, ...] = ()
     shared: bool = False
     tasks: tuple[str, ...] = ()
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    counts: Tensor | None = None
 
     @cached_property
-    def weight(self) -> int:
-        """Number of supervised tokens, N: the weight of this batch's mean loss inside its optimiser step."""
-        return int(self.supervised.sum())
+    def weight(self) -> float:
+        """The weight of this batch's mean loss inside its optimiser step: N, or what its rows count for."""
+        return float(self.supervised.sum() if self.counts is None else self.counts.sum())
+
+    def at_targets(self, name: str) -> Tensor:
+        """The values of a name at the supervised tokens in row-major order, (N,)."""
+        return self.values[name][self.supervised]
 
 
 @dataclass(frozen=True)
@@ -137,16 +146,24 @@ class Step:
     """The batches of one optimiser step.
 
     Args:
-        batches: one for each forward pass; their losses are averaged by weight.
+        batches: one for each forward pass; their losses are averaged by weight. None at all where nothing can be
+            learned from the examples: nothing is moved then.
         progress: the fraction of this pass over the examples that is done after the step, in (0, 1].
+        notes: numbers to be kept beside the step's loss.
+        traces: plain data about what the model did, one by one, to be kept in a file.
+        pausable: whether work that is stopped after this step can go on from it: not in the middle of steps that learn
+            from the same completions.
     """
 
     batches: tuple[Batch, ...]
     progress: float
+    notes: Mapping[str, float] = field(default_factory=dict)
+    traces: tuple[Mapping[str, Any], ...] = ()
+    pausable: bool = True
 
     @property
-    def weight(self) -> int:
-        """Number of supervised tokens in the whole step."""
+    def weight(self) -> float:
+        """The weight of the whole step, over which its loss is the mean."""
         return sum(batch.weight for batch in self.batches)
 
 
@@ -160,6 +177,8 @@ class Plan:
         length: longest row, in tokens.
         seed: decides the order; None keeps the given order.
         start: number of steps to leave out at the beginning, when a pass is resumed.
+        references: other versions that the objective asks for, by their names in its `references`: weights by
+            parameter name, all that differ from the model's.
     """
 
     batch_size: int = 16
@@ -167,3 +186,4 @@ class Plan:
     length: int = 512
     seed: int | None = None
     start: int = 0
+    references: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict, repr=False, compare=False)

@@ -152,8 +152,8 @@ class _Work:
         recipe = replace(learner.recipe, epochs=1) if stream.online else learner.recipe
         self.learner, self.folder, self.settings = replace(learner, recipe=recipe), folder, settings
         self.progress, self.stop, self.stream, self.processes = progress, stop, stream, launched()
-        log = folder.log if self.processes.main else lambda row: None
-        self.watch = Watch(folder.checkpoint, settings.checkpoint_every, progress, log, stop.is_set)
+        log, trace = (folder.log, folder.trace) if self.processes.main else (lambda row: None, lambda row: None)
+        self.watch = Watch(folder.checkpoint, settings.checkpoint_every, progress, log, trace, stop.is_set)
         self.suite = general_suite() if settings.suite is None else settings.suite
         self.rows: list[Answers] = []
         self.done = 0

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from everlearn.checkpoint import find, keep
+from everlearn.checkpoint import Position, find, keep
 from everlearn.errors import Interrupted, ModelError
 from everlearn.examples import Batch, Plan, Step
 from everlearn.method import Chain, Context, Method, chain, overrides, require_sharding
@@ -22,6 +23,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import Optimiser, Recipe
 from everlearn.models.parallel import Processes, launched
 from everlearn.randomness import seed_of
+from everlearn.reference_weights import References, base_weights
 from everlearn.types import Experience, State
 from everlearn.watch import Watch
 
@@ -96,18 +98,6 @@ def learn(
             return lesson.finish()
 
 
-@dataclass
-class _Position:
-    """Where inside an experience the work is."""
-
-    epoch: int = 0
-    step: int = 0
-    total: int = 0
-    progress: float = 0.0
-    best: float = float("inf")
-    stale: int = 0
-
-
 class _Lesson:
     """One experience at work: the mutable inside of `learn`."""
 
@@ -137,7 +127,11 @@ class _Lesson:
         start = self.method.start(self.memory, state.weights, self.context)
         self.optimiser.assign(processes.spread({n: w for n, w in start.items() if n in parameters}))
         self.before = self.optimiser.values() if "merge" in self.hooks else {}
-        self.at, self.saved, self.best = _Position(), time.monotonic(), dict[str, Tensor]()
+        base = partial(base_weights, learner.open, self.method, self.memory, state.weights)
+        wanted = experience.objective.references
+        self.references = References(wanted, self.optimiser.values, base, processes.sharding == "sharded")
+        self.context = replace(self.context, plan=replace(plan, references=self.references.weights))
+        self.at, self.saved, self.best = Position(), time.monotonic(), dict[str, Tensor]()
 
     def _parameters(self) -> dict[str, Tensor]:
         if not (parameters := self.model.trainable()):
@@ -151,10 +145,12 @@ class _Lesson:
             plan = replace(self.context.plan, seed=seed, start=self.at.step)
             for step in self.experience.objective.steps(self.model, self.examples, plan):
                 before = self.at.progress
-                self._step(step)
+                # Where nothing can be learned nothing moves.
+                self._step(step) if step.batches else self._report(step, 0.0, 0.0, 0.0, 0.0)
                 self.at.progress, self.at.step, self.at.total = step.progress, self.at.step + 1, self.at.total + 1
                 self._validate(before)
-                self._pause()
+                if step.pausable:
+                    self._pause()
                 if self._exhausted():
                     break
             self.at.epoch, self.at.step, self.at.progress = self.at.epoch + 1, 0, 0.0
@@ -220,6 +216,8 @@ class _Lesson:
             optimiser.assign({name: before[name] + u for name, u in update.items()})
         if "step" in self.hooks:
             self.memory = self.method.step(self.memory, own, update, ctx)
+        if self.references.moving:
+            self.references.step(optimiser.values())
         optimiser.publish()
 
     def _require_finite(self, loss: float, norm: float) -> None:
@@ -233,8 +231,17 @@ class _Lesson:
         done = (self.at.epoch + step.progress) / self.recipe.epochs
         tokens = sum(int((b.segments > 0).sum()) for b in step.batches)
         self.watch.progress.update(f"learning {self.experience.name}", round(1000 * done), 1000, f"loss {loss:.3f}")
-        row = {"step": self.at.total + 1, "loss": loss, "norm": norm, "rate": self.optimiser.rate * factor}
-        self.watch.log({"experience": self.experience.name} | row | {"tokens": tokens, "seconds": seconds})
+        row: dict[str, Any] = {
+            "experience": self.experience.name,
+            "step": self.at.total + 1,
+            "loss": loss,
+            "norm": norm,
+        }
+        row |= {"rate": self.optimiser.rate * factor}
+        row |= {"tokens": tokens, "seconds": seconds} | ({"notes": dict(step.notes)} if step.notes else {})
+        self.watch.log(row)
+        for trace in step.traces:
+            self.watch.trace({"experience": self.experience.name, "step": self.at.total + 1, **trace})
 
     def _validate(self, before: float) -> None:
         """Measure the validation loss when the progress crosses the next mark, and remember the best weights."""
@@ -242,7 +249,7 @@ class _Lesson:
         if self.recipe.patience is None or not crossed or not len(self.experience.validation):
             return
         with torch.no_grad():
-            total, weight = 0.0, 0
+            total, weight = 0.0, 0.0
             for batch in self.context.batches(self.experience.validation):  # more may be there than fit into memory
                 for part, share in self.processes.share(Step((batch,), 1.0)):
                     total += float(self.forward(partial(self.context.loss, part))) * share * batch.weight
@@ -259,7 +266,8 @@ class _Lesson:
         stop, due = self.processes.any(self.watch.stop(), time.monotonic() - self.saved >= self.watch.every)
         if self.watch.checkpoint and (stop or due):
             work = {"position": vars(self.at), "optimiser": self.optimiser.state(), "memory": self.memory}
-            keep(self.watch.checkpoint, self.base, work | {"best": self.best}, self.processes)
+            work |= {"best": self.best, "references": self.references.state()}
+            keep(self.watch.checkpoint, self.base, work, self.processes)
             self.saved = time.monotonic()
         if stop:
             raise Interrupted(f"stopped in {self.experience.name} after {self.at.total} steps.")
@@ -268,8 +276,9 @@ class _Lesson:
         """Go on from the checkpoint, where there is one of this experience."""
         work = find(self.watch.checkpoint, self.base, self.processes)
         if work is not None:
-            self.at, self.memory, self.best = _Position(**work["position"]), work["memory"], work["best"]
+            self.at, self.memory, self.best = Position(**work["position"]), work["memory"], work["best"]
             self.optimiser.load_state(work["optimiser"])
+            self.references.load_state(work["references"])
 
     def finish(self) -> State:
         """The new version: the trained weights, merged with the old ones where the method says so."""

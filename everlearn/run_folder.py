@@ -80,6 +80,15 @@ class RunFolder:
         """Append a row to the metrics."""
         append_jsonl(self.root / "metrics.jsonl", row)
 
+    def trace(self, row: Mapping[str, Any]) -> None:
+        """Append what the model did to the traces."""
+        append_jsonl(self.root / "traces.jsonl", row)
+
+    def traces(self) -> list[dict[str, Any]]:
+        """What the model did in its own attempts, one by one; of a step done again after a stop, both times."""
+        file = self.root / "traces.jsonl"
+        return [row for _, row in read_jsonl(file, torn=True)] if file.exists() else []
+
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of all steps; of a step done again after a stop, the last."""
         file = self.root / "metrics.jsonl"

@@ -79,8 +79,14 @@ class Model(Protocol):
     def encode(self, example: Example) -> Encoded:
         """The example's tokens and targets, by the model's own chat template."""
 
-    def token_logprobs(self, batch: Batch) -> Tensor:
-        """Log-probability in nats of each supervised token in row-major order, (N,), differentiable."""
+    def token_logprobs(self, batch: Batch, targets: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """Log-probability in nats of each supervised token in row-major order, (N,), differentiable.
+
+        Args:
+            batch: what the model reads.
+            targets: (N,) other tokens to score at the same places, instead of the batch's own.
+            temperature: logits are divided by it.
+        """
 
     def trainable(self) -> dict[str, Tensor]:
         """The parameters that learn, by name."""
@@ -88,6 +94,14 @@ class Model(Protocol):
 
 class Objective(Protocol):
     """How examples become batches, and a batch a scalar. Frozen data."""
+
+    @property
+    def references(self) -> Mapping[str, float]:
+        """Other versions that it looks at, which come with the plan; most objectives look at none.
+
+        By name, "base", "start" (of the experience) or any other, which begins at the start; with the decay of a
+        running mean of the weights, by optimiser steps: 1 stands still.
+        """
 
     def steps(self, model: Model, examples: Sequence[Example], plan: Plan) -> Iterator[Step]:
         """One pass over the examples, cut into optimiser steps; on-policy objectives draw with the live model."""

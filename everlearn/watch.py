@@ -17,6 +17,7 @@ class Watch:
         every: seconds between two checkpoints.
         progress: told after each step.
         log: given a row of numbers after each step.
+        trace: given plain data about what the model did, where it learns from its own attempts.
         stop: asked after each step; True ends the work with a checkpoint.
     """
 
@@ -24,4 +25,5 @@ class Watch:
     every: float = 60.0
     progress: Progress = field(default_factory=Silent)
     log: Callable[[Mapping[str, Any]], None] = lambda row: None
+    trace: Callable[[Mapping[str, Any]], None] = lambda row: None
     stop: Callable[[], bool] = lambda: False

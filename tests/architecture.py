@@ -22,12 +22,12 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     for line in """
     errors examples types
     names arguments config files weights randomness matrix statistics definitions measures sampling comparison
-    merging tensor_files
+    merging tensor_files traces
     data models
-    method objectives metrics
+    method objectives rewards metrics
     merge_rules combine
     methods agents
-    learner checkpoint watch evaluate registry run_folder stopping
+    learner reference_weights checkpoint watch evaluate registry run_folder stopping
     fold references merge_folders
     wording figures run_view verdict
     grid

@@ -185,6 +185,8 @@ def test_a_checkpoint_of_another_experience_is_not_used(tmp_path: Path) -> None:
 class Broken:
     """An objective whose loss is not a number."""
 
+    references: ClassVar[dict[str, float]] = {}
+
     def steps(self, model: Model, examples: Any, plan: Any) -> Any:
         return LETTERS.objective.steps(model, examples, plan)
 

@@ -1,9 +1,10 @@
 """From examples in tokens to padded rows, and from rows to batches, with no attention across documents."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from everlearn.examples import Batch, Encoded, Example
 
@@ -16,11 +17,15 @@ class Row:
         documents: in tokens.
         examples: one for each document, or none.
         task: the experience that the model is told it belongs to, where the scenario tells.
+        values: numbers by name and by token of all documents laid end to end.
+        count: its weight in its step; None takes its supervised tokens.
     """
 
     documents: tuple[Encoded, ...]
     examples: tuple[Example, ...] = ()
     task: str = ""
+    values: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    count: float | None = None
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -103,7 +108,21 @@ def collate(rows: Sequence[Row], shared: bool = False) -> Batch:
             at = end
     examples = tuple(x for row in rows for x in row.examples)
     tasks = tuple(row.task for row in rows) if any(row.task for row in rows) else ()
-    return Batch(tokens, positions, segments, supervised, examples, shared, tasks)
+    counts = [row.count for row in rows if row.count is not None]
+    weights = torch.tensor(counts, dtype=torch.float64) if counts else None
+    return Batch(tokens, positions, segments, supervised, examples, shared, tasks, _values(rows, shape), weights)
+
+
+def _values(rows: Sequence[Row], shape: tuple[int, int]) -> dict[str, Tensor]:
+    """(B, T) the rows' numbers by name; 0 where a row has none."""
+    found = {
+        name: torch.zeros(shape, dtype=torch.float64)
+        for name in dict.fromkeys(name for row in rows for name in row.values)
+    }
+    for b, row in enumerate(rows):
+        for name, numbers in row.values.items():
+            found[name][b, : len(numbers)] = torch.tensor(numbers)
+    return found
 
 
 def rows_alone(

@@ -13,8 +13,8 @@ def shares(batches: Sequence[Batch], count: int) -> list[list[Batch]]:
     """Each process's batches; together they hold every supervised row once.
 
     The longest batch goes to the process that has least so far. While that leaves the shares uneven, the longest batch
-    of the longest share is split by rows. So a batch's loss has to be the mean over its rows, weighted by their
-    supervised tokens.
+    of the longest share is split by rows. So a batch's loss has to be the mean over its rows, weighted by what they
+    count for.
 
     Args:
         batches: of one step.
@@ -54,6 +54,8 @@ def _rows(batch: Batch, rows: Sequence[int]) -> Batch:
         supervised=batch.supervised[rows, :width],
         examples=examples,
         tasks=tuple(batch.tasks[row] for row in rows) if batch.tasks else (),
+        values={name: numbers[rows, :width] for name, numbers in batch.values.items()},
+        counts=None if batch.counts is None else batch.counts[rows],
     )
 
 

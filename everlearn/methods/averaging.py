@@ -176,7 +176,7 @@ class LMCocktail(Method):
     def _loss(self, weights: Tensors, examples: Sequence[Example], ctx: Context) -> float:
         """Mean loss in nats per token under other weights."""
         ctx.model.assign(weights)
-        total, count = 0.0, 0
+        total, count = 0.0, 0.0
         with torch.no_grad():
             for batch in ctx.batches(examples):
                 total, count = total + float(ctx.loss(batch)) * batch.weight, count + batch.weight

@@ -228,7 +228,7 @@ def _gradient(parts: Sequence[Mapping[str, Any]], ctx: Context) -> dict[str, Ten
     """Gradient of the mean loss over the supervised tokens of remembered rows, each by its own objective."""
     kinds = {n: precise(p) for n, p in ctx.trainable().items()}
     total = {n: torch.zeros_like(p, dtype=kinds[n]) for n, p in ctx.trainable().items()}
-    weight = 0
+    weight = 0.0
     for part in parts:
         past = replace(ctx, experience=replace(ctx.experience, objective=restore(part["objective"])))
         for batch in past.batches([Example.from_row(row) for row in part["rows"]]):

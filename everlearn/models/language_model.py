@@ -163,18 +163,20 @@ class LanguageModel:
         finally:
             self._lower = lower
 
-    def token_logprobs(self, batch: Batch, targets: Tensor | None = None) -> Tensor:
+    def token_logprobs(self, batch: Batch, targets: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Log-probability in nats of each supervised token in row-major order, (N,), differentiable.
 
         Args:
             batch: what the model reads.
             targets: (N,) other tokens to score at the same places, instead of the batch's own.
+            temperature: logits are divided by it.
         """
         before, own = self._asked(batch)
         targets = own if targets is None else targets
         if self.splits_head:
-            return head_logprobs(self.hidden(batch)[before], self._head.weight, self._head.bias, targets)
-        logits = self._logits(batch)[before].float()
+            head = (self._head.weight, self._head.bias)
+            return head_logprobs(self.hidden(batch)[before], *head, targets, temperature)
+        logits = self._logits(batch)[before].float() / temperature
         return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
 
     def token_logits(self, batch: Batch) -> Tensor:
@@ -250,8 +252,7 @@ class LanguageModel:
     @cached_property
     def packs(self) -> bool:
         """Whether documents packed in one row get the hidden states that they get alone."""
-        vocabulary = self._embedding.num_embeddings
-        packed, alone = two_documents(True, vocabulary), two_documents(False, vocabulary)
+        packed, alone = (two_documents(kind, self._embedding.num_embeddings) for kind in (True, False))
         with self._probing():
             together, apart = self.hidden(packed)[0], self.hidden(alone)
         return nearly_equal(together[:4], apart[0, :4]) and nearly_equal(together[4:], apart[1, :6])
@@ -292,9 +293,8 @@ class LanguageModel:
             return led.own(forward(self._inputs(led.batch)))
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:
-        segments = batch.segments.to(self.device)
+        tokens, segments, positions = (t.to(self.device) for t in (batch.tokens, batch.segments, batch.positions))
         mask = (segments > 0).long()
         if int(batch.segments.max()) > 1:
             mask = block_mask(segments, self._embedding.weight.dtype, batch.shared)
-        positions = batch.positions.to(self.device)
-        return {"input_ids": batch.tokens.to(self.device), "attention_mask": mask, "position_ids": positions}
+        return {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}

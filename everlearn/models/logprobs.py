@@ -158,7 +158,9 @@ def divergence_from(said: Said, temperature: float = 1.0, forward: bool = True) 
     return statistic
 
 
-def head_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+def head_logprobs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float = 1.0
+) -> Tensor:
     """Log-probability of each target, in nats.
 
     Args:
@@ -166,6 +168,7 @@ def head_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: 
         weight: (V, D) output embedding.
         bias: (V,) or None.
         targets: (N,) token ids.
+        temperature: logits are divided by it, in full precision.
 
     Returns:
         (N,) in fp32 (fp64 for fp64 models), differentiable in `hidden`, `weight` and `bias`.
@@ -173,13 +176,14 @@ def head_logprobs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: 
 
     def chosen(logits: Tensor, part: slice) -> Tensor:
         mine = targets[part, None]
-        scores = logits.gather(-1, mine)[:, 0].to(_precise(logits))
+        scores = logits.gather(-1, mine)[:, 0].to(_precise(logits)) / temperature
         norms = []
         for rows in torch.split(logits, ROWS):
-            p = rows.softmax(-1, _precise(logits))
-            norms.append(_norm(rows, p))
-            rows.copy_(p.neg_())
-        logits[torch.arange(len(mine), device=mine.device), mine[:, 0]] += 1
+            cooled = rows if temperature == 1 else rows.to(_precise(logits)) / temperature
+            p = cooled.softmax(-1, _precise(logits))
+            norms.append(_norm(cooled, p))
+            rows.copy_(p.neg_() if temperature == 1 else p.neg_().div_(temperature))
+        logits[torch.arange(len(mine), device=mine.device), mine[:, 0]] += 1 / temperature
         return scores - torch.cat(norms)
 
     return _Head.apply(hidden, weight, bias, chosen)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,6 +1,6 @@
 """Next-token prediction: continual pre-training on documents, fine-tuning on demonstrations."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,6 +27,11 @@ class NextToken:
     """
 
     packed: bool = True
+
+    @property
+    def references(self) -> Mapping[str, float]:
+        """None."""
+        return {}
 
     def steps(self, model: Model, examples: Sequence[Example], plan: Plan) -> Iterator[Step]:
         """One pass over the examples; a step has `plan.batch_size` rows.

@@ -1,0 +1,121 @@
+"""Attempts at tasks, and the rows that are made of them to learn from."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+
+import torch
+from torch import Tensor
+
+from everlearn.data.packing import Row
+from everlearn.examples import Batch, Encoded, Example
+from everlearn.traces import Trace
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A scored trace.
+
+    Args:
+        example: the task.
+        trace: what was done.
+        advantage: over the attempts that it is compared with; None where it could not be scored.
+    """
+
+    example: Example
+    trace: Trace
+    advantage: float | None = None
+
+
+def rows_of(
+    attempts: Sequence[Attempt], packs: bool, tokens: int, old: bool, count: Callable[[int], float | None]
+) -> list[Row]:
+    """Rows to learn from: with a model that packs, attempts with the same prompt share it, as many as fit.
+
+    Args:
+        attempts: each with an advantage.
+        packs: whether documents may share a row; a prompt then stands first, and each attempt continues it.
+        tokens: most tokens of a row that is shared.
+        old: whether rows bring the log-probabilities of when their tokens were drawn.
+        count: what a row of so many attempts counts for.
+    """
+    if not packs:
+        return [_alone(a, old, count(1)) for a in attempts]
+    together: dict[tuple[int, ...], list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        together[attempt.trace.prompt].append(attempt)
+    return [_shared(part, old, count(len(part))) for group in together.values() for part in _parts(group, tokens)]
+
+
+def _parts(group: Sequence[Attempt], tokens: int) -> Iterator[list[Attempt]]:
+    """As many attempts together as fit, one at least."""
+    part: list[Attempt] = []
+    width = len(group[0].trace.prompt)
+    for attempt in group:
+        size = 1 + len(attempt.trace.tokens)
+        if part and width + size > tokens:
+            yield part
+            part, width = [], len(attempt.trace.prompt)
+        part.append(attempt)
+        width += size
+    yield part
+
+
+def _shared(part: Sequence[Attempt], old: bool, count: float | None) -> Row:
+    """One row: the prompt but its last token, and behind that token each attempt."""
+    prompt = part[0].trace.prompt
+    before = [0.0] * (len(prompt) - 1)
+    values = {name: before + [x for n in numbers for x in (0.0, *n)] for name, numbers in _numbers(part, old).items()}
+    documents = [Encoded(prompt[:-1], (False,) * (len(prompt) - 1))]
+    documents += [Encoded((prompt[-1], *a.trace.tokens), (False, *a.trace.drawn)) for a in part]
+    return Row(tuple(documents), tuple(a.example for a in part), values=values, count=count)
+
+
+def _alone(attempt: Attempt, old: bool, count: float | None) -> Row:
+    trace = attempt.trace
+    document = Encoded(trace.prompt + trace.tokens, (False,) * len(trace.prompt) + trace.drawn)
+    before = [0.0] * len(trace.prompt)
+    values = {name: before + numbers[0] for name, numbers in _numbers([attempt], old).items()}
+    return Row((document,), (attempt.example,), values=values, count=count)
+
+
+def _numbers(part: Sequence[Attempt], old: bool) -> dict[str, list[list[float]]]:
+    """By name, each attempt's numbers for its tokens."""
+    found = {"advantage": [[a.advantage or 0.0] * len(a.trace.tokens) for a in part]}
+    return found | ({"old": [list(a.trace.logprobs) for a in part]} if old else {})
+
+
+def attempts_of(batch: Batch) -> Tensor:
+    """The number of the document that each supervised token belongs to, from 0 and without gaps, (N,)."""
+    rows = torch.arange(len(batch.segments))[:, None] * (int(batch.segments.max()) + 1)
+    _, numbers = torch.unique((rows + batch.segments)[batch.supervised], return_inverse=True)
+    found: Tensor = numbers
+    return found
+
+
+def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
+    """What a step's attempts show: rewards, also by experience, and how many teach nothing and why.
+
+    `entropy` is the mean of -log p over the drawn tokens, in nats: an estimate of the policy's entropy at the
+    temperature that they were drawn at. `even` is the share of prompts at which all scored attempts did as well.
+    """
+    scored = [(a, a.trace.reward) for a in attempts if a.trace.reward is not None]
+    groups: dict[str, list[float]] = defaultdict(list)
+    origins: dict[str, list[float]] = defaultdict(list)
+    for attempt, reward in scored:
+        groups[attempt.trace.task].append(reward)
+        origins[attempt.trace.origin].append(reward)
+    chances = [p for a in attempts for p, mine in zip(a.trace.logprobs, a.trace.drawn, strict=True) if mine]
+    found = {
+        "attempts": float(len(attempts)),
+        "unscorable": 1 - len(scored) / max(len(attempts), 1),
+        "even": fmean(pstdev(g) == 0 for g in groups.values()) if groups else 1.0,
+        "truncated": fmean(not a.trace.finished for a in attempts) if attempts else 0.0,
+        "drawn": fmean(a.trace.length for a in attempts) if attempts else 0.0,
+        "entropy": -fmean(chances) if chances else 0.0,
+    }
+    if scored:
+        rewards = [reward for _, reward in scored]
+        found |= {"reward": fmean(rewards), "reward_deviation": pstdev(rewards)}
+    return found | {f"reward of {name}": fmean(own) for name, own in origins.items() if len(origins) > 1}

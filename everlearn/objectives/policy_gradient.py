@@ -1,0 +1,230 @@
+"""Policy gradient: the model attempts tasks, rewards say how good that was, and what did better becomes more probable.
+
+One loss with arguments. The field's names, as expressions (`reward=...` left out; 256 is the most tokens of an answer):
+
+    REINFORCE  PolicyGradient(surrogate=Reinforce(), baseline="none")                            doi:10.1007/BF00992696
+    RLOO       PolicyGradient(surrogate=Reinforce(), baseline="leave-one-out", average="sums")   arXiv:2402.14740
+    GRPO       PolicyGradient(scale="group", average="attempts", kl=0.04)                        arXiv:2402.03300
+    Dr. GRPO   PolicyGradient(average="constant")                                                arXiv:2503.20783
+    DAPO       PolicyGradient(scale="group", surrogate=Clip(0.2, 0.28), retries=8,
+                              reward=Weighted(... Length(...)))                                  arXiv:2503.14476
+    GSPO       PolicyGradient(scale="group", surrogate=SequenceClip(), average="attempts")       arXiv:2507.18071
+    CISPO      PolicyGradient(scale="group", surrogate=CISPO())                                  arXiv:2506.13585
+    TTRL       PolicyGradient(reward=MajorityVote(), group=64, learned=32, scale="group")        arXiv:2504.16084
+
+Attempts at one prompt share its forward pass where the model can pack documents, in sampling and in learning.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from everlearn.data.packing import collate, split_by_tokens
+from everlearn.errors import ConfigError, DataError, ModelError
+from everlearn.examples import Batch, Example, Plan, Step
+from everlearn.models.language_model import LanguageModel
+from everlearn.models.recall import recalled
+from everlearn.objectives.advantages import Baseline, Scale, advantages
+from everlearn.objectives.groups import Attempt, attempts_of, noted, rows_of
+from everlearn.objectives.rollouts import Rollout, SingleTurn
+from everlearn.objectives.surrogates import Clip, Surrogate, means
+from everlearn.randomness import permutation, seed_of
+from everlearn.rewards.reward import Answer, Reward
+from everlearn.types import Model
+
+Average = Literal["tokens", "attempts", "constant", "sums"]
+Estimator = Literal["k1", "k2", "k3"]
+Anchor = Literal["start", "base", "ema"]
+KEYS = ("task", "origin", "agent", "turn", "prompt")
+"""What attempts may share that are compared with each other."""
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """Raise the probability of what earned more reward than other attempts at the same task; see the module.
+
+    Each step takes `batch_size` prompts of the recipe, draws `group` attempts at each with the live model, scores them,
+    and learns from those whose group tells better from worse. A step in which no group does changes nothing.
+
+    Args:
+        reward: how good an attempt is. None for one is "cannot be told": it is left out, and not counted as 0.
+        group: attempts at each prompt.
+        rollout: how the model attempts.
+        baseline: what is subtracted from a reward; see `advantages`.
+        scale: what the difference is divided by.
+        key: what attempts share that are compared with each other: any of task (the example), origin (its experience),
+            agent, turn, prompt (the very tokens); () compares the whole batch.
+        surrogate: the loss of a token.
+        average: how tokens' losses become one: their mean over all "tokens" of the step (DAPO), the mean over its
+            "attempts" of the mean over their tokens (GRPO), the sum divided by the number of attempts times the
+            rollout's limit, a "constant" (Dr. GRPO), or the mean over attempts of their "sums" (the likelihood of whole
+            attempts, as RLOO).
+        kl: strength of staying near a reference, in nats; 0 asks for no reference.
+        estimator: of KL(model || reference) at the drawn tokens, with d = log p_ref - log p: "k3", exp(d) - d - 1, and
+            "k2", d^2 / 2, are added to the loss; "k1", -d, is subtracted from the advantage, since the gradient of its
+            mean over drawn tokens is 0 on average (Schulman 2020, http://joschu.net/blog/kl-approx.html).
+        reference: the version "start" that the experience began with, the "base" model before anything was learned,
+            or the "ema", a running mean of the weights that begins at the start.
+        decay: of the running mean, in each step.
+        iterations: steps that learn from the same attempts; above 1, ratios are taken to when they were drawn.
+        learned: learn from so many of each group alone, the first ones; None from all. All take part in the reward, as
+            in a vote.
+        retries: draw other prompts, so many times at most, in place of those whose attempts all did as well (DAPO's
+            dynamic sampling); 0 leaves them out.
+        truncated: whether attempts that ended at the limit are learned from ("keep") or left out ("mask").
+    """
+
+    reward: Reward
+    group: int = 8
+    rollout: Rollout = field(default_factory=SingleTurn)
+    baseline: Baseline = "mean"
+    scale: Scale = "none"
+    key: tuple[str, ...] = ("task",)
+    surrogate: Surrogate = field(default_factory=Clip)
+    average: Average = "tokens"
+    kl: float = 0.0
+    estimator: Estimator = "k3"
+    reference: Anchor = "start"
+    decay: float = 0.99
+    iterations: int = 1
+    learned: int | None = None
+    retries: int = 0
+    truncated: Literal["keep", "mask"] = "keep"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers without a meaning."""
+        unknown = [name for name in self.key if name not in KEYS]
+        if unknown:
+            raise ConfigError(f"key={self.key}: attempts do not know {unknown}; choose among {KEYS}.")
+        counts = min(self.group, self.iterations, self.retries + 1, 1 if self.learned is None else self.learned)
+        if counts < 1 or self.kl < 0 or not 0 <= self.decay <= 1:
+            raise ConfigError(
+                f"group={self.group}, iterations={self.iterations}, learned={self.learned}, retries={self.retries}, "
+                f"kl={self.kl}, decay={self.decay}: counts are 1 at least (retries 0), kl is not negative, and decay "
+                "lies in [0, 1]."
+            )
+
+    @property
+    def references(self) -> Mapping[str, float]:
+        """The versions that it looks at, with the decay of each one's running mean."""
+        return {self.reference: self.decay if self.reference == "ema" else 1.0} if self.kl else {}
+
+    def steps(self, model: Model, examples: Sequence[Example], plan: Plan) -> Iterator[Step]:
+        """One pass over the prompts, `plan.batch_size` of them in a step, attempted by the live model.
+
+        Raises:
+            DataError: if an example is a document, which asks for nothing.
+            ModelError: if the model cannot be sampled from.
+        """
+        if not isinstance(model, LanguageModel):
+            raise ModelError(f"{type(model).__name__} cannot be sampled from; a policy gradient needs a LanguageModel.")
+        count, seed = len(examples), plan.seed or 0
+        order = range(count) if plan.seed is None else permutation(count, plan.seed, "examples")
+        for number, first in enumerate(range(0, count, plan.batch_size)):
+            if self.iterations * (number + 1) <= plan.start:
+                continue
+            chosen = [examples[i] for i in order[first : first + plan.batch_size]]
+            tried = self._tried(model, chosen, examples, seed_of(seed, "rollout", number))
+            progress = min(first + plan.batch_size, count) / count
+            notes, traces = noted(tried), tuple(a.trace.row(a.advantage) for a in tried)
+            batches = self._batches(model, [a for a in tried if self._teaches(a)], plan)
+            for iteration in range(self.iterations):
+                last = iteration == self.iterations - 1
+                yield Step(batches, progress, {} if iteration else notes, () if iteration else traces, last)
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        """Scalar: the surrogate's mean, as `average` says, and the divergence from the reference."""
+        logprobs = model.token_logprobs(batch, temperature=self.rollout.sampling.temperature)
+        value = partial(_value, batch, logprobs)
+        old = value("old") if "old" in batch.values else logprobs.detach()
+        advantage, attempts = value("advantage"), attempts_of(batch).to(logprobs.device)
+        if self.kl and self.estimator == "k1":
+            advantage = advantage - self.kl * (logprobs.detach() - value("reference"))
+        losses = self.surrogate.loss(logprobs, old, advantage, attempts)
+        if self.kl and self.estimator != "k1":
+            d = value("reference") - logprobs
+            losses = losses + self.kl * (d.exp() - d - 1 if self.estimator == "k3" else d.square() / 2)
+        return self._averaged(losses, attempts)
+
+    def _averaged(self, losses: Tensor, attempts: Tensor) -> Tensor:
+        match self.average:
+            case "tokens":
+                return losses.mean()
+            case "attempts":
+                return means(losses, attempts).mean()
+            case "sums":
+                return losses.sum() / (int(attempts.max()) + 1)
+        return losses.sum() / ((int(attempts.max()) + 1) * self.rollout.sampling.limit)
+
+    def count(self, attempts: int) -> float | None:
+        """What a row of so many attempts counts for in its step; None stands for its drawn tokens."""
+        return None if self.average == "tokens" else float(attempts)
+
+    def attempt(self, model: LanguageModel, examples: Sequence[Example], seed: int) -> list[Attempt]:
+        """The model's attempts at prompts, with their rewards and advantages, group after group.
+
+        Args:
+            model: the policy.
+            examples: conversations; what their last turn says is seen by the reward alone.
+            seed: decides all randomness.
+        """
+        documents = [e.source or e.key for e in examples if e.text]
+        if documents:
+            raise DataError(f"{documents[0]} is a document; a policy gradient needs prompts to answer.")
+        found: list[Attempt] = []
+        for example, traces in zip(examples, self.rollout.run(model, examples, self.group, seed), strict=True):
+            rewards = self.reward.score(example, [Answer(t.text, t.finished, t.length) for t in traces])
+            scored = [replace(t, reward=r) for t, r in zip(traces, rewards, strict=True)]
+            found += [Attempt(example, t) for t in scored[: self._learned(len(scored))]]
+        keys = [tuple(getattr(a.trace, name) for name in self.key) for a in found]
+        better = advantages([a.trace.reward for a in found], keys, self.baseline, self.scale)
+        return [replace(a, advantage=b) for a, b in zip(found, better, strict=True)]
+
+    def _learned(self, attempts: int) -> int:
+        return attempts if self.learned is None else self.learned * attempts // self.group
+
+    def _tried(
+        self, model: LanguageModel, chosen: Sequence[Example], examples: Sequence[Example], seed: int
+    ) -> list[Attempt]:
+        """The attempts of a step; of prompts that teach nothing, other ones' in their place while tries are left."""
+        found = self.attempt(model, chosen, seed)
+        for again in range(self.retries):
+            teach = {a.example.key for a in found if self._teaches(a)}
+            wanted = len({e.key for e in chosen}) - len(teach)
+            if wanted <= 0:
+                break
+            order = permutation(len(examples), seed, "more", again)
+            known = {a.example.key for a in found}
+            others = [examples[i] for i in order if examples[i].key not in known][:wanted]
+            found += self.attempt(model, others, seed_of(seed, "again", again)) if others else []
+        return found
+
+    def _teaches(self, attempt: Attempt) -> bool:
+        """Whether anything is learned from an attempt: all that has an advantage, and is not masked."""
+        masked = self.truncated == "mask" and not attempt.trace.finished
+        return bool(attempt.advantage) and not masked and attempt.trace.length > 0
+
+    def _batches(self, model: LanguageModel, attempts: Sequence[Attempt], plan: Plan) -> tuple[Batch, ...]:
+        """The attempts as batches, with what the loss needs of the reference."""
+        rows = rows_of(attempts, model.packs, plan.tokens, self.iterations > 1, self.count)
+        batches = [collate([rows[i] for i in group], model.packs) for group in split_by_tokens(rows, plan.tokens)]
+        if not self.kl:
+            return tuple(batches)
+        with recalled(model, plan.references.get(self.reference, {})), torch.no_grad():
+            said = [model.token_logprobs(b, temperature=self.rollout.sampling.temperature) for b in batches]
+        return tuple(with_value(b, "reference", s) for b, s in zip(batches, said, strict=True))
+
+
+def with_value(batch: Batch, name: str, values: Tensor) -> Batch:
+    """The batch with (N,) values at its supervised tokens."""
+    placed = torch.zeros(batch.supervised.shape, dtype=torch.float64)
+    placed[batch.supervised] = values.detach().cpu().double()
+    return replace(batch, values={**batch.values, name: placed})
+
+
+def _value(batch: Batch, like: Tensor, name: str) -> Tensor:
+    return batch.at_targets(name).to(like.device, like.dtype)
