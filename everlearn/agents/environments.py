@@ -1,0 +1,50 @@
+"""What a policy acts in: something that is reset once, and then answers what the policy says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from everlearn.examples import Example, Message
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What an environment says, at first and after each answer.
+
+    Args:
+        said: a text, for one turn of the user's, or several turns. The first observation is the whole prompt, and
+            nothing stands for the example's own; later ones follow the answer.
+        reward: of the answer; None where it has none. An attempt no answer of which has one cannot be scored.
+        done: whether the attempt is over; what is said then is for people alone.
+        info: numbers that are added up over the attempt and kept beside its traces.
+        tools: JSON schemas of functions that the chat template tells the model of; read from the first observation.
+    """
+
+    said: str | tuple[Message, ...] = ""
+    reward: float | None = None
+    done: bool = False
+    info: Mapping[str, float] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """What is said, in turns."""
+        if isinstance(self.said, tuple):
+            return self.said
+        return (Message("user", self.said),) if self.said else ()
+
+
+class Env(Protocol):
+    """What one attempt happens in. A fresh one is made for each attempt, and is reset once; a text is what it says."""
+
+    def reset(self, example: Example, seed: int) -> Observation | str:
+        """Begin.
+
+        Args:
+            example: the task.
+            seed: decides all randomness; the same for all attempts at a task, so that they are compared in the same
+                world.
+        """
+
+    def step(self, text: str) -> Observation | str:
+        """Answer what the policy said, which is without special tokens."""
