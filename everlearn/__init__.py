@@ -12,6 +12,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everlearn.agents.environments import Env, Observation
+    from everlearn.agents.factories import EnvironmentFactory
+    from everlearn.agents.games import TextArena
+    from everlearn.agents.multi_turn import MultiTurn
+    from everlearn.agents.tools import Calling, Tools
     from everlearn.data.audit import audit
     from everlearn.data.sources import read
     from everlearn.data.stream_file import load_stream
@@ -75,6 +80,11 @@ if TYPE_CHECKING:
     from everlearn.types import Experience, State, Stream
 
 _HOMES = {
+    "everlearn.agents.environments": "Env Observation",
+    "everlearn.agents.factories": "EnvironmentFactory",
+    "everlearn.agents.games": "TextArena",
+    "everlearn.agents.multi_turn": "MultiTurn",
+    "everlearn.agents.tools": "Calling Tools",
     "everlearn.data.audit": "audit",
     "everlearn.data.sources": "read",
     "everlearn.data.stream_file": "load_stream",
@@ -163,6 +173,7 @@ __all__ = [
     "AllOf",
     "BlockExpansion",
     "Breadcrumbs",
+    "Calling",
     "Choice",
     "Compared",
     "Completion",
@@ -172,6 +183,8 @@ __all__ = [
     "DualLoRA",
     "EditSimilarity",
     "Engine",
+    "Env",
+    "EnvironmentFactory",
     "ExactMatch",
     "Example",
     "Experience",
@@ -195,11 +208,13 @@ __all__ = [
     "Method",
     "MoELoRA",
     "ModelStock",
+    "MultiTurn",
     "NLoRA",
     "NewInputsKL",
     "NextToken",
     "NumericMatch",
     "OLoRA",
+    "Observation",
     "OldInputsKL",
     "PackNet",
     "PrefixMatch",
@@ -232,8 +247,10 @@ __all__ = [
     "State",
     "Stream",
     "TaskArithmetic",
+    "TextArena",
     "TokenAccuracy",
     "TokenLikelihood",
+    "Tools",
     "TreeLoRA",
     "VLLMSampler",
     "WiSEFT",
