@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from everlearn.agents.factories import EnvironmentFactory
     from everlearn.agents.games import TextArena
     from everlearn.agents.multi_turn import MultiTurn
+    from everlearn.agents.reasoning_tasks import reasoning_gym_task
     from everlearn.agents.tools import Calling, Tools
     from everlearn.data.audit import audit
     from everlearn.data.sources import read
@@ -84,6 +85,7 @@ _HOMES = {
     "everlearn.agents.factories": "EnvironmentFactory",
     "everlearn.agents.games": "TextArena",
     "everlearn.agents.multi_turn": "MultiTurn",
+    "everlearn.agents.reasoning_tasks": "reasoning_gym_task",
     "everlearn.agents.tools": "Calling Tools",
     "everlearn.data.audit": "audit",
     "everlearn.data.sources": "read",
@@ -268,6 +270,7 @@ __all__ = [
     "load_stream",
     "online",
     "read",
+    "reasoning_gym_task",
     "run",
     "sample",
     "shuffled",

@@ -12,7 +12,7 @@ from everlearn.agents.environments import Env, Observation
 from everlearn.agents.multi_turn import MultiTurn, credited
 from everlearn.config import dump, parse, restore, show
 from everlearn.data.packing import collate
-from everlearn.data.render import render_between
+from everlearn.data.render import end_tokens, render_between
 from everlearn.errors import ConfigError, DataError, ModelError
 from everlearn.examples import Example, Message, Plan
 from everlearn.fold import Settings, run
@@ -391,3 +391,19 @@ def test_a_game_is_learned_in_a_stream_and_its_traces_are_kept(tmp_path: Path) -
     kept = made.files.traces()
     assert {"turns", "wrong"} <= kept[0]["notes"].keys()
     assert kept[0]["messages"][1]["content"] == "guess a letter."
+
+
+def test_the_embedded_model_keeps_tokens_that_its_text_would_not_have(embedded: Path) -> None:
+    """Several tokens spell the same word: what was drawn is not what its text encodes to, and is scored as drawn."""
+    model = LanguageModel.open(str(embedded), dtype="float32")
+    rollout = talk(Endless, sampling=Sampling(temperature=1.5, limit=12), turns=2)
+    unlike, ends = 0, end_tokens(model.tokenizer)
+    for trace in rollout.run(model, PROMPTS[:1], 6, 0)[0]:
+        batch = collate(rows_of([Attempt(PROMPTS[0], trace, 1.0)], True, 4096, False, float), True)
+        expected = torch.tensor([p for p, mine in zip(trace.logprobs, trace.drawn, strict=True) if mine])
+        assert model.token_logprobs(batch, temperature=1.5).sub(expected).abs().max() < 1e-4
+        first, second = runs(trace)
+        between = render_between(model.tokenizer, trace.messages[:3]) or ()
+        assert trace.tokens == (*first, *(() if first[-1] in ends else ends[:1]), *between, *second)
+        unlike += any(tuple(model.tokenizer(model.tokenizer.decode(d)).input_ids) != d for d in (first, second))
+    assert unlike
