@@ -68,8 +68,8 @@ def render_between(
     """Tokens from the end of the assistant's last answer, its end token counted, to where it begins to answer again.
 
     They go behind whatever tokens the answer was drawn in, so that nothing is ever encoded anew. None where the
-    template renders what came before otherwise once more follows, as one does that leaves out earlier reasoning: no
-    tokens lead on from there, and `render_whole` begins again.
+    template renders what came before otherwise now, or the answer not as it was given but for white space around it
+    (without its reasoning, say): no tokens lead on from there, and `render_whole` begins again.
 
     Args:
         tokenizer: the model's.
@@ -78,18 +78,16 @@ def render_between(
 
     Raises:
         DataError: if the template refuses the turns.
-        ModelError: if the template ends turns without a token.
     """
     last = max(i for i, m in enumerate(messages) if m.role == "assistant")
     turns, stand_ins = _disarm(tokenizer, messages)
     asked = _apply(tokenizer, turns[:last], True, "a conversation", tools)
-    answered = _apply(tokenizer, turns[: last + 1], False, "a conversation", tools)
     text = _apply(tokenizer, turns, True, "a conversation", tools)
-    if not answered.startswith(asked):
+    rest = text.removeprefix(asked)
+    end = _controls(tokenizer, len(tokenizer)).search(rest)
+    if not text.startswith(asked) or end is None or rest[: end.start()].strip() != turns[last]["content"].strip():
         return None
-    answer = answered[len(asked) :]
-    begun = asked + answer[: _end_of_turn(tokenizer, answer, turns[last]["content"])]
-    return tuple(_encode(tokenizer, text[len(begun) :], stand_ins)) if text.startswith(begun) else None
+    return tuple(_encode(tokenizer, rest[end.end() :], stand_ins))
 
 
 def render_whole(

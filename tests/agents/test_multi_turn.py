@@ -290,8 +290,10 @@ def test_attempts_end_at_their_limits_and_say_so() -> None:
     ended = [t for group in play(talk(Endless, cut="end", turns=9)) for t in group]
     assert all(len(runs(t)[-1]) == 5 and runs(t)[-1][-1] != 1 for t in ended if t.notes["turns"] < 9)
     assert any(t.notes["turns"] < 9 for t in ended)
-    positions = [t for group in play(talk(Endless, turns=400, sampling=replace(SHORT, limit=40)), n=1) for t in group]
-    assert all(2000 < len(t.prompt) + len(t.tokens) <= 2048 for t in positions)
+    small = toy_model()
+    small.module.config.max_position_embeddings = 100
+    bounded = [t for group in play(talk(Endless, turns=99), small, 1) for t in group]
+    assert all(80 < len(t.prompt) + len(t.tokens) <= 100 for t in bounded)
 
 
 def test_an_answer_that_was_cut_is_judged_and_closed_by_a_token_that_was_not_drawn() -> None:

@@ -212,6 +212,8 @@ def test_nothing_leads_on_where_the_template_leaves_out_what_was_thought() -> No
     )
     assert render_between(tokenizer, (user("a?"), says("hm=b"), user("c?"))) is None
     assert render_between(tokenizer, (user("a?"), says("b"), user("c?"))) is not None
+    always = templated(tokenizer.chat_template.replace("not loop.last or", "true or"))
+    assert render_between(always, (user("a?"), says("hm=b"), user("c?"))) is None  # not even the last one keeps it
     whole = render_whole(tokenizer, (user("a?"), says("hm=b"), user("c?")))
     assert "".join(tokenizer.convert_ids_to_tokens(list(whole))) == (
         "<|user|>a?<|end|><|assistant|>b<|end|><|user|>c?<|end|><|assistant|>"
@@ -233,3 +235,13 @@ def test_tools_are_told_by_templates_that_know_of_them_from_the_start_to_the_end
     )
     between = render_between(tokenizer, (user("a?"), says("b"), user("c?")), tools)
     assert "".join(tokenizer.convert_ids_to_tokens(list(between or ()))) == "<|user|>c?<|end|><|assistant|>"
+
+
+def test_white_space_that_a_template_trims_from_an_answer_is_no_other_answer() -> None:
+    tokenizer = templated(
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content|trim + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    for answer in (" b", "b\n", "", "<|end|>"):
+        between = render_between(tokenizer, (user("a?"), says(answer), user("c?")))
+        assert "".join(tokenizer.convert_ids_to_tokens(list(between or ()))) == "\n<|user|>c?<|end|>\n<|assistant|>"
