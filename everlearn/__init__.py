@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from everlearn.agents.environments import Env, Observation
+    from everlearn.agents.environments import Env, Observation, Scoring
     from everlearn.agents.factories import EnvironmentFactory
     from everlearn.agents.games import TextArena
     from everlearn.agents.multi_turn import MultiTurn
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from everlearn.types import Experience, State, Stream
 
 _HOMES = {
-    "everlearn.agents.environments": "Env Observation",
+    "everlearn.agents.environments": "Env Observation Scoring",
     "everlearn.agents.factories": "EnvironmentFactory",
     "everlearn.agents.games": "TextArena",
     "everlearn.agents.multi_turn": "MultiTurn",
@@ -238,6 +238,7 @@ __all__ = [
     "Sampling",
     "Sari",
     "Schedule",
+    "Scoring",
     "SelfRegularizedCLoRA",
     "Server",
     "Settings",

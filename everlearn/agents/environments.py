@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from everlearn.examples import Example, Message
 
@@ -48,3 +48,11 @@ class Env(Protocol):
 
     def step(self, text: str) -> Observation | str:
         """Answer what the policy said, which is without special tokens."""
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """An environment that also scores an attempt as a whole."""
+
+    def score(self) -> float | None:
+        """How good the attempt was; asked once, when it is over, whatever ended it. It counts to the last answer."""

@@ -20,8 +20,8 @@ RESERVED = ("reset", "get_reward")
 class EnvironmentFactory:
     """Environments whose tools are the public methods of a class, with a state for each attempt; see the module.
 
-    `reset` is given the columns `prompt` (the turns, as mappings), `answer`, and those of the example's metadata. The
-    reward of an answer is what it adds to `get_reward()`, so that the sum is what that says after the last.
+    `reset` is given the columns `prompt` (the turns, as mappings), `answer`, and those of the example's metadata.
+    `get_reward` is asked once, when the attempt is over.
 
     Args:
         factory: makes an instance, as `package.module:Class`.
@@ -40,9 +40,9 @@ class FactoryEnv:
     """An instance of such a class, and its methods as tools."""
 
     def __init__(self, made: Any, calling: Calling) -> None:
-        methods = inspect.getmembers(made, inspect.ismethod)
-        functions = [method for name, method in methods if not name.startswith("_") and name not in RESERVED]
-        self.made, self.tools, self.reward = made, ToolEnv(functions, calling), 0.0
+        names = [name for name, _ in inspect.getmembers(type(made), inspect.isfunction)]
+        functions = [getattr(made, n) for n in names if not n.startswith("_") and n not in RESERVED]
+        self.made, self.tools = made, ToolEnv(functions, calling)
 
     def reset(self, example: Example, seed: int) -> Observation:
         """The example's prompt, and what the instance says to it."""
@@ -54,9 +54,10 @@ class FactoryEnv:
         return self.tools.opening(prompt)
 
     def step(self, text: str) -> Observation:
-        """The results of the calls, and what they add to the reward."""
-        heard, scored = self.tools.step(text), getattr(self.made, "get_reward", None)
-        if scored is None:
-            return heard
-        before, self.reward = self.reward, float(scored())
-        return replace(heard, reward=self.reward - before)
+        """The results of the calls."""
+        return self.tools.step(text)
+
+    def score(self) -> float | None:
+        """The instance's own reward; None where it leaves that to others."""
+        scored = getattr(self.made, "get_reward", None)
+        return None if scored is None else float(scored())

@@ -3,12 +3,13 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf
 from typing import Literal
 
 from everlearn.agents.calls import tried
 from everlearn.agents.conversations import Conversation
-from everlearn.agents.environments import Env, Observation
+from everlearn.agents.environments import Env, Observation, Scoring
 from everlearn.data.render import tells
 from everlearn.errors import ConfigError, ModelError
 from everlearn.examples import Example, Message
@@ -35,10 +36,12 @@ class MultiTurn:
     scored, and its traces say what happened.
 
     Args:
-        env: makes an environment; called for each attempt. A class, a function, or frozen data that can be called.
+        env: makes an environment, an `Env` and perhaps `Scoring`; called for each attempt. A class, a function, or
+            frozen data that can be called.
         sampling: how tokens are drawn; its limit is a turn's. As in `SingleTurn`, from the whole distribution.
         turns: most turns of the model in an attempt.
-        tokens: most tokens of a conversation, prompt counted; None takes the model's positions, where it says them.
+        tokens: most tokens of a conversation, prompt counted; None takes the model's positions, where it says them
+            (soft prompts that a method puts in front need some of them: give less then).
         trace: one trace for a "whole" attempt, or one for each "turn", with its number: for keys of a policy gradient
             such as ("task", "turn"). Averages over attempts are then averages over turns.
         credit: the reward of a trace: the "sum" of the rewards of all the attempt's answers, the "last" of them, the
@@ -134,6 +137,15 @@ class _Attempt:
             self.live = len(self.talk.prompt) < room
         else:
             self.talk.messages += heard.messages
+        if not self.live and not self.error and isinstance(self.env, Scoring):
+            self._heard(partial(self._scored, self.env))
+
+    def _scored(self, env: Scoring) -> Observation:
+        """The environment's word on the whole, which counts to the last answer."""
+        reward = env.score()
+        last = [s for s in self.talk.stretches if any(s.drawn)][-1]
+        last.rewards += [] if reward is None else [reward]
+        return Observation()
 
     def traces(self, rollout: MultiTurn) -> Iterator[Trace]:
         """What the attempt leaves; one trace without tokens where it broke before the first turn."""

@@ -1,5 +1,6 @@
 """Typed Python functions as tools: what a model is told of them, and an environment that makes the calls."""
 
+import asyncio
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,7 +54,8 @@ class Calling:
 class Tools:
     """Environments in which the model may call functions before it answers; an answer without a call is the last.
 
-    A function needs a type for each argument, and a docstring in Google style that describes it and each argument. An
+    A function, async or not, needs a type for each argument, and a docstring in Google style that describes it and
+    each argument. An
     attempt is judged by the reward of the policy gradient; no answer has one here. Counted are `calls`, and of these
     the `failed calls`, which raised, took too long, or could not be understood: the model is told in words.
 
@@ -122,7 +124,9 @@ class ToolEnv:
             inspect.signature(function).bind(**call.arguments)
         except TypeError as error:
             return Outcome(error=f"{call.name}: {error}")
-        return limited(partial(function, **call.arguments), self.calling.seconds)
+        work = partial(function, **call.arguments)
+        waits = inspect.iscoroutinefunction(function)
+        return limited((lambda: asyncio.run(work())) if waits else work, self.calling.seconds)
 
 
 def schemas(functions: Sequence[Function]) -> tuple[Mapping[str, Any], ...]:

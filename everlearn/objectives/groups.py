@@ -1,6 +1,6 @@
 """Attempts at tasks, and the rows that are made of them to learn from."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
@@ -44,7 +44,10 @@ def judged(example: Example, traces: Sequence[Trace], reward: Reward | None) -> 
         return list(traces)
     last = {t.attempt: t for t in traces}
     asked = [t for t in last.values() if not t.error]
-    scores = reward.score(example, [Answer(t.text, t.finished, t.length) for t in asked])
+    drawn = Counter[int]()
+    for trace in traces:
+        drawn[trace.attempt] += trace.length
+    scores = reward.score(example, [Answer(t.text, t.finished, drawn[t.attempt]) for t in asked])
     found = {t.attempt: score for t, score in zip(asked, scores, strict=True)}
     return [replace(t, reward=_added(t.reward, found.get(t.attempt))) for t in traces]
 

@@ -14,7 +14,7 @@ class Answer:
     Args:
         text: without special tokens.
         finished: whether it ended by itself, rather than at a limit.
-        tokens: its length.
+        tokens: its length; of an attempt in turns, that of all its answers.
     """
 
     text: str

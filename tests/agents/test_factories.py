@@ -70,19 +70,18 @@ def test_methods_are_tools_and_attributes_the_state_of_one_attempt() -> None:
     assert (made[0].made.count, made[1].made.count) == (4, 2)
 
 
-def test_the_rewards_of_answers_add_up_to_the_reward() -> None:
+def test_the_reward_is_that_of_the_state_in_the_end() -> None:
     env = EnvironmentFactory(Counter)()
     env.reset(question("count to 5.", "fives"), 0)
-    rewards = [env.step(text).reward for text in (TAG % 3, TAG % 1, "done")]
-    assert rewards == [-2.0, 1.0, 0.0]
-    assert sum(r or 0.0 for r in rewards) == env.made.get_reward() == -1.0
+    assert [env.step(text).reward for text in (TAG % 3, TAG % 1, "done")] == [None, None, None]
+    assert env.score() == -1.0
 
 
 def test_a_class_without_a_reward_leaves_it_to_others() -> None:
     env = EnvironmentFactory(Plain)()
     assert env.reset(question("roll.", "4"), 0).messages == (Message("user", "roll."),)
     heard = env.step('<tool_call>{"name": "roll", "arguments": {}}</tool_call>')
-    assert (heard.messages, heard.reward) == ((Message("tool", "4"),), None)
+    assert (heard.messages, env.score()) == ((Message("tool", "4"),), None)
 
 
 def test_a_class_is_learned_from() -> None:

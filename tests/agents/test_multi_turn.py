@@ -87,6 +87,23 @@ class Fragile:
         return Observation("go on", reward=float(len(text)))
 
 
+class Whole(Endless):
+    """Scores the attempt when it is over, by its answers; one about c cannot be scored."""
+
+    def reset(self, example: Example, seed: int) -> str:
+        self.response, self.answers = example.response, 0
+        return "begin"
+
+    def step(self, text: str) -> str:
+        self.answers += 1
+        return "go on"
+
+    def score(self) -> float | None:
+        if self.response == "b":
+            raise LookupError("lost count")
+        return float(self.answers) if self.response == "a" else None
+
+
 def talk(env: Callable[[], Env] = Guess, **fields: Any) -> MultiTurn:
     return MultiTurn(env, **({"sampling": SHORT, "turns": 3, "cut": "close"} | fields))
 
@@ -348,6 +365,17 @@ def test_an_environment_that_raises_breaks_its_own_attempt_alone() -> None:
     assert step.notes["broken"] == pytest.approx(2 / 3)
     assert step.notes["unscorable"] == pytest.approx(2 / 3)
     assert sum(row["error"].startswith("games.jsonl:1") for row in step.traces if "error" in row) == 2
+
+
+@pytest.mark.parametrize("tokens", [None, 45])
+def test_an_environment_may_score_the_whole_when_it_is_over(tokens: int | None) -> None:
+    """A limit of turns ends the attempts, or one of tokens."""
+    groups = play(talk(Whole, trace="turn", credit="own", tokens=tokens), n=2)
+    for i in range(2):
+        mine, broken, untold = ([t for t in group if t.attempt == i] for group in groups)
+        assert [t.reward for t in mine] == [*[None] * (len(mine) - 1), len(mine)]
+        assert {t.error for t in broken} == {f"toy, turn {len(broken)}: LookupError: lost count"}
+        assert {t.reward for t in untold} == {None}
 
 
 def test_what_was_said_can_be_read() -> None:

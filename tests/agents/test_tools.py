@@ -1,5 +1,6 @@
 """Functions as tools: by themselves, and called by the toy in a rollout."""
 
+import asyncio
 import json
 import time
 from dataclasses import replace
@@ -73,6 +74,16 @@ def letters(text: str) -> tuple[Call, ...]:
     return tuple(Call("broken", {"what": after}) for before, after in pairwise(text) if before == "b")
 
 
+async def look(at: str) -> str:
+    """Look at something.
+
+    Args:
+        at: what.
+    """
+    await asyncio.sleep(0)
+    return f"a {at}"
+
+
 def name(function: Any) -> str:
     return f"{__name__}:{function.__name__}"
 
@@ -136,6 +147,10 @@ def test_what_goes_wrong_is_told_to_the_model_and_counted(text: str, told: str) 
     assert heard.messages[0].content.startswith(told)
     assert heard.info == {"calls": 1, "failed calls": 1}
     assert not heard.done
+
+
+def test_a_function_that_is_awaited_is_waited_for() -> None:
+    assert Tools((name(look),))().step(call(("look", {"at": "door"}))).messages == (Message("tool", "a door"),)
 
 
 def test_results_are_words_or_json() -> None:

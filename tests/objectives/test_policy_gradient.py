@@ -225,6 +225,16 @@ def test_what_the_environment_gave_counts_beside_what_the_reward_finds_of_an_att
     assert judged(PROMPTS[0], traces, None) == traces
     assert [t.reward for t in judged(PROMPTS[0], traces, Vowels())] == [1.5, 2.5, 1.0, None]
     assert [t.reward for t in judged(PROMPTS[0], traces, Vowels(blind="b"))] == [None, None, 1.0, None]
+    lengths: list[int] = []
+
+    @dataclass(frozen=True)
+    class Measured:
+        def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
+            lengths.extend(r.tokens for r in replies)
+            return [0.0] * len(replies)
+
+    assert [t.reward for t in judged(PROMPTS[0], traces, Measured())] == [1.0, 2.0, 0.0, None]
+    assert lengths == [2, 1]  # of both answers of attempt 0, and the one of attempt 1
     notes = noted([Attempt(PROMPTS[0], replace(t, notes={"turns": 2.0})) for t in traces[1:]])
     assert (notes["broken"], notes["turns"], notes["unscorable"]) == (pytest.approx(1 / 3), 2.0, pytest.approx(2 / 3))
 
