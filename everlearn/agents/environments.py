@@ -35,7 +35,11 @@ class Observation:
 
 
 class Env(Protocol):
-    """What one attempt happens in. A fresh one is made for each attempt, and is reset once; a text is what it says."""
+    """What one attempt happens in. A fresh one is made for each attempt, and is reset once.
+
+    What it says, a text alone or with more, hangs on the example, the seed and the answers and on nothing else, so that
+    an attempt is the same alone and among others, and in a run that was stopped and goes on.
+    """
 
     def reset(self, example: Example, seed: int) -> Observation | str:
         """Begin.

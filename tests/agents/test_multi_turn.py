@@ -401,6 +401,14 @@ def test_what_cannot_be_played_is_refused_in_words() -> None:
         play(talk(), templated("{{ raise_exception('no') if messages|length > 3 }}" + TEMPLATE))
 
 
+def test_steps_that_are_taken_up_later_are_those_of_a_run_that_was_not_stopped() -> None:
+    objective, plan = PolicyGradient(group=4, rollout=talk(trace="turn")), Plan(1, seed=3)
+    straight, resumed = (list(objective.steps(toy_model(), PROMPTS, replace(plan, start=n))) for n in (0, 1))
+    assert [s.traces for s in straight[1:]] == [s.traces for s in resumed]
+    pairs = zip(straight[1].batches, resumed[0].batches, strict=True)
+    assert all(one.tokens.equal(other.tokens) for one, other in pairs)
+
+
 def test_a_rollout_is_an_expression() -> None:
     policy = "everlearn.objectives.policy_gradient:PolicyGradient"
     text = f"{policy}(rollout=MultiTurn({__name__}:Guess, turns=4, trace='turn'), key=('task', 'turn'))"
