@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from everlearn.objectives.next_token import NextToken
     from everlearn.references import joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
+    from everlearn.rewards.sandbox import Finished, Limits, run_code
     from everlearn.serve.exchange import Server
     from everlearn.serve.samplers import SGLangSampler, VLLMSampler
     from everlearn.types import Experience, State, Stream
@@ -126,6 +127,7 @@ _HOMES = {
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.references": "joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
+    "everlearn.rewards.sandbox": "Finished Limits run_code",
     "everlearn.serve.exchange": "Server",
     "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
     "everlearn.types": "Experience State Stream",
@@ -175,6 +177,7 @@ __all__ = [
     "ExactMatch",
     "Example",
     "Experience",
+    "Finished",
     "Freeze",
     "GDumb",
     "Grid",
@@ -186,6 +189,7 @@ __all__ = [
     "LatentReplay",
     "Learn",
     "Learner",
+    "Limits",
     "LoRA",
     "LocalSampler",
     "LwF",
@@ -251,6 +255,7 @@ __all__ = [
     "online",
     "read",
     "run",
+    "run_code",
     "sample",
     "shuffled",
     "single",
