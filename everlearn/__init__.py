@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from everlearn.references import joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
     from everlearn.rewards.extraction import Boxed, Marked, Number, Tagged, WholeText
+    from everlearn.rewards.mathematics import MathEqual, SameMath
     from everlearn.rewards.numbers import NumericEqual, SameNumber
     from everlearn.rewards.reward import Answer, IfFinished, Part, Reward, Scored, Tally, Weighted, tally
     from everlearn.rewards.sandbox import Finished, Limits, run_code
@@ -133,6 +134,7 @@ _HOMES = {
     "everlearn.references": "joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
     "everlearn.rewards.extraction": "Boxed Marked Number Tagged WholeText",
+    "everlearn.rewards.mathematics": "MathEqual SameMath",
     "everlearn.rewards.numbers": "NumericEqual SameNumber",
     "everlearn.rewards.reward": "Answer IfFinished Part Reward Scored Tally Weighted tally",
     "everlearn.rewards.sandbox": "Finished Limits run_code",
@@ -211,6 +213,7 @@ __all__ = [
     "LwF",
     "MagMax",
     "Marked",
+    "MathEqual",
     "Matrix",
     "Message",
     "Method",
@@ -242,6 +245,7 @@ __all__ = [
     "Run",
     "SDLoRA",
     "SGLangSampler",
+    "SameMath",
     "SameNumber",
     "Sampler",
     "Sampling",
