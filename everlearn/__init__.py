@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from everlearn.rewards.sandbox import Finished, Limits, run_code
     from everlearn.rewards.tasks import TaskScore
     from everlearn.rewards.text import Exact, Format, Length, TargetLength
+    from everlearn.rewards.votes import MajorityVote, SameText, Vote
     from everlearn.serve.exchange import Server
     from everlearn.serve.samplers import SGLangSampler, VLLMSampler
     from everlearn.types import Experience, State, Stream
@@ -140,6 +141,7 @@ _HOMES = {
     "everlearn.rewards.sandbox": "Finished Limits run_code",
     "everlearn.rewards.tasks": "TaskScore",
     "everlearn.rewards.text": "Exact Format Length TargetLength",
+    "everlearn.rewards.votes": "MajorityVote SameText Vote",
     "everlearn.serve.exchange": "Server",
     "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
     "everlearn.types": "Experience State Stream",
@@ -212,6 +214,7 @@ __all__ = [
     "LocalSampler",
     "LwF",
     "MagMax",
+    "MajorityVote",
     "Marked",
     "MathEqual",
     "Matrix",
@@ -247,6 +250,7 @@ __all__ = [
     "SGLangSampler",
     "SameMath",
     "SameNumber",
+    "SameText",
     "Sampler",
     "Sampling",
     "Sari",
@@ -271,6 +275,7 @@ __all__ = [
     "TokenLikelihood",
     "TreeLoRA",
     "VLLMSampler",
+    "Vote",
     "Weighted",
     "WholeText",
     "WiSEFT",
