@@ -71,12 +71,14 @@ if TYPE_CHECKING:
     from everlearn.references import joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
     from everlearn.rewards.extraction import Boxed, Marked, Number, Tagged, WholeText
+    from everlearn.rewards.judge import Judge, PairJudge
     from everlearn.rewards.mathematics import MathEqual, SameMath
     from everlearn.rewards.numbers import NumericEqual, SameNumber
     from everlearn.rewards.reward import Answer, IfFinished, Part, Reward, Scored, Tally, Weighted, tally
     from everlearn.rewards.sandbox import Finished, Limits, run_code
     from everlearn.rewards.tasks import TaskScore
     from everlearn.rewards.text import Exact, Format, Length, TargetLength
+    from everlearn.rewards.unit_tests import UnitTests
     from everlearn.rewards.votes import MajorityVote, SameText, Vote
     from everlearn.serve.exchange import Server
     from everlearn.serve.samplers import SGLangSampler, VLLMSampler
@@ -135,12 +137,14 @@ _HOMES = {
     "everlearn.references": "joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
     "everlearn.rewards.extraction": "Boxed Marked Number Tagged WholeText",
+    "everlearn.rewards.judge": "Judge PairJudge",
     "everlearn.rewards.mathematics": "MathEqual SameMath",
     "everlearn.rewards.numbers": "NumericEqual SameNumber",
     "everlearn.rewards.reward": "Answer IfFinished Part Reward Scored Tally Weighted tally",
     "everlearn.rewards.sandbox": "Finished Limits run_code",
     "everlearn.rewards.tasks": "TaskScore",
     "everlearn.rewards.text": "Exact Format Length TargetLength",
+    "everlearn.rewards.unit_tests": "UnitTests",
     "everlearn.rewards.votes": "MajorityVote SameText Vote",
     "everlearn.serve.exchange": "Server",
     "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
@@ -203,6 +207,7 @@ __all__ = [
     "InProcess",
     "IncLoRA",
     "InfLoRA",
+    "Judge",
     "LMCocktail",
     "LanguageModel",
     "LatentReplay",
@@ -231,6 +236,7 @@ __all__ = [
     "OLoRA",
     "OldInputsKL",
     "PackNet",
+    "PairJudge",
     "Part",
     "PrefixMatch",
     "Processes",
@@ -274,6 +280,7 @@ __all__ = [
     "TokenAccuracy",
     "TokenLikelihood",
     "TreeLoRA",
+    "UnitTests",
     "VLLMSampler",
     "Vote",
     "Weighted",
