@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from everlearn.errors import ConfigError
 from everlearn.metrics.text import NUMBER
@@ -11,6 +11,7 @@ FRACTION = re.compile(rf"(?:{NUMBER.pattern})(?:\s*/\s*\d+(?:\.\d+)?)?")
 """A number, or one over another."""
 
 
+@runtime_checkable
 class Extractor(Protocol):
     """Finds the answer in a completion. Frozen data."""
 

@@ -54,6 +54,9 @@ class MathEqual:
 class SameMath:
     """Two answers are the same if math-verify finds either equal to the other, or they are written alike.
 
+    Each two of a group's different answers are compared: 64 different numbers take about a second, 64 different
+    polynomials a quarter of a minute, and 64 answers of three kinds 0.03 s.
+
     Args:
         seconds: for reading each, and for comparing them; whole ones.
 

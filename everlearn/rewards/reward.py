@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from everlearn.errors import ConfigError
 from everlearn.examples import Example, Message
@@ -27,6 +27,7 @@ class Answer:
     tokens: int = 0
 
 
+@runtime_checkable
 class Reward(Protocol):
     """How completions are scored for learning. Frozen data.
 

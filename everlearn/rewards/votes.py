@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -17,6 +17,7 @@ from everlearn.rewards.extraction import Extractor, WholeText
 from everlearn.rewards.reward import Answer, Scores, question
 
 
+@runtime_checkable
 class Equality(Protocol):
     """Whether two answers are the same. Frozen data."""
 
