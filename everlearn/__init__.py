@@ -68,6 +68,9 @@ if TYPE_CHECKING:
     from everlearn.models.optim import AdamW, Recipe, Schedule
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
     from everlearn.objectives.next_token import NextToken
+    from everlearn.objectives.policy_gradient import PolicyGradient
+    from everlearn.objectives.rollouts import SingleTurn
+    from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip
     from everlearn.references import in_context, joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
     from everlearn.rewards.extraction import Boxed, Marked, Number, Tagged, WholeText
@@ -82,6 +85,7 @@ if TYPE_CHECKING:
     from everlearn.rewards.votes import MajorityVote, SameText, Vote
     from everlearn.serve.exchange import Server
     from everlearn.serve.samplers import SGLangSampler, VLLMSampler
+    from everlearn.traces import Trace
     from everlearn.types import Experience, State, Stream
 
 _HOMES = {
@@ -134,6 +138,9 @@ _HOMES = {
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
     "everlearn.objectives.next_token": "NextToken",
+    "everlearn.objectives.policy_gradient": "PolicyGradient",
+    "everlearn.objectives.rollouts": "SingleTurn",
+    "everlearn.objectives.surrogates": "CISPO Clip Reinforce SequenceClip",
     "everlearn.references": "in_context joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
     "everlearn.rewards.extraction": "Boxed Marked Number Tagged WholeText",
@@ -148,6 +155,7 @@ _HOMES = {
     "everlearn.rewards.votes": "MajorityVote SameText Vote",
     "everlearn.serve.exchange": "Server",
     "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
+    "everlearn.traces": "Trace",
     "everlearn.types": "Experience State Stream",
 }
 
@@ -155,6 +163,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 
 __all__ = [
     "AGEM",
+    "CISPO",
     "DARE",
     "DELLA",
     "DER",
@@ -186,6 +195,7 @@ __all__ = [
     "Boxed",
     "Breadcrumbs",
     "Choice",
+    "Clip",
     "Compared",
     "Completion",
     "Context",
@@ -238,6 +248,7 @@ __all__ = [
     "PackNet",
     "PairJudge",
     "Part",
+    "PolicyGradient",
     "PrefixMatch",
     "Processes",
     "ProgressivePrompts",
@@ -245,6 +256,7 @@ __all__ = [
     "RWalk",
     "ReasoningGym",
     "Recipe",
+    "Reinforce",
     "Replay",
     "RepresentativeReplay",
     "Retain",
@@ -263,8 +275,10 @@ __all__ = [
     "Schedule",
     "Scored",
     "SelfRegularizedCLoRA",
+    "SequenceClip",
     "Server",
     "Settings",
+    "SingleTurn",
     "Slow",
     "SoftMask",
     "Soup",
@@ -279,6 +293,7 @@ __all__ = [
     "TaskScore",
     "TokenAccuracy",
     "TokenLikelihood",
+    "Trace",
     "TreeLoRA",
     "UnitTests",
     "VLLMSampler",

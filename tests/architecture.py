@@ -94,6 +94,7 @@ OPEN_TREES = {"everlearn.errors"}  # an error's kin is its meaning
 WHOLE = {
     "architecture",
     "benchmarks",
+    "cft_study",
     "digits",
     "documents",
     "launches",
