@@ -92,6 +92,7 @@ class Model(Protocol):
         """The parameters that learn, by name."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """How examples become batches, and a batch a scalar. Frozen data."""
 
