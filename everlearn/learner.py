@@ -16,11 +16,12 @@ from torch import Tensor
 from everlearn.checkpoint import find, keep
 from everlearn.errors import Interrupted, ModelError
 from everlearn.examples import Batch, Plan, Step
-from everlearn.method import Chain, Context, Method, chain, overrides, require_sharding
+from everlearn.method import Chain, Context, Method, chain, overrides
 from everlearn.models.engine import Engine
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import Optimiser, Recipe
 from everlearn.models.parallel import Processes, launched
+from everlearn.needs import require_sharding
 from everlearn.randomness import seed_of
 from everlearn.types import Experience, State
 from everlearn.watch import Watch

@@ -25,6 +25,7 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     merging tensor_files
     data models
     method objectives metrics
+    needs
     merge_rules combine
     methods agents
     learner checkpoint watch evaluate registry run_folder stopping
