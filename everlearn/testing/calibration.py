@@ -26,6 +26,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import cast
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe, Schedule
 from everlearn.objectives.next_token import NextToken
 from everlearn.testing.toys import LETTERS, question, toy_tokenizer
-from everlearn.types import Experience, Memory, Stream
+from everlearn.types import Experience, Memory, Scenario, Stream
 from everlearn.weights import pack
 
 KEYS = 4
@@ -179,7 +180,7 @@ class _Lesson:
     """A method that has learned the first experience of a pair, which conflicting and disjoint pairs share."""
 
     def __init__(self, method: Method, setting: Setting, stream: Stream) -> None:
-        self.setting, self.scenario = setting, "task" if method.needs_task else "domain"
+        self.setting, self.scenario = setting, cast(Scenario, "task" if method.needs_task else "domain")
         recipe = Recipe(AdamW(setting.rate), Schedule("constant", warmup=0.0), EPOCHS, batch_size=KEYS, length=64)
         self.learner, model = Learner("calibration", method, recipe), calibration_model(setting)
         state = self.learner.start(model)
