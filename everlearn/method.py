@@ -129,7 +129,7 @@ class Method:
         return memory
 
     def data(self, memory: Memory, examples: Sequence[Example], ctx: Context) -> Sequence[Example]:
-        """Side: the examples to learn from."""
+        """Side: the examples to learn from; asked for at the beginning of each epoch, of which `ctx.step` tells."""
         return examples
 
     def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
