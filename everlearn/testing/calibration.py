@@ -26,7 +26,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import cast
 
 import torch
 from torch import nn
@@ -180,7 +179,8 @@ class _Lesson:
     """A method that has learned the first experience of a pair, which conflicting and disjoint pairs share."""
 
     def __init__(self, method: Method, setting: Setting, stream: Stream) -> None:
-        self.setting, self.scenario = setting, cast(Scenario, "task" if method.needs_task else "domain")
+        self.setting = setting
+        self.scenario: Scenario = "task" if method.needs_task else "domain"
         recipe = Recipe(AdamW(setting.rate), Schedule("constant", warmup=0.0), EPOCHS, batch_size=KEYS, length=64)
         self.learner, model = Learner("calibration", method, recipe), calibration_model(setting)
         state = self.learner.start(model)

@@ -19,6 +19,7 @@ from everlearn.methods.freezing import Freeze, Slow
 from everlearn.methods.gdumb import GDumb
 from everlearn.methods.growth import BlockExpansion, DepthSplice
 from everlearn.methods.importance import MAS, RWalk
+from everlearn.methods.inflora import InfLoRA
 from everlearn.methods.interference import GSS, MIR
 from everlearn.methods.latent_replay import LatentReplay
 from everlearn.methods.orthogonal import SelfRegularizedCLoRA
@@ -31,6 +32,7 @@ from everlearn.methods.subspaces import GPM, OSF
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.needs import require_stream
 from everlearn.testing.calibration import (
+    ADAPTERS,
     EMBEDDING,
     FLOOR,
     WHOLE,
@@ -64,6 +66,7 @@ SETTINGS: dict[Method, Setting] = {
     DepthSplice(): WHOLE,  # with half of its layers gone, all of the model has to learn
     SoftMask(): WHOLE,  # a unit of an embedding is a token: those that the base's own answers hang on are held still
     L2SP(): WHOLE,  # learning moves the embedding by its own length: it charges 331 nats for that, and here 40
+    InfLoRA(): replace(ADAPTERS, width=64),  # the first's inputs leave few of 32 dimensions
     FAPM(): WIDE,  # it takes back each change on a weight below the mean: more than half of one row of 32
     DARE(): WIDE,  # a tenth of one row of 32, ten times as long, is noise; a tenth of half a million is the change
     DELLA(): WIDE,
