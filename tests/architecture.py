@@ -25,6 +25,7 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     merging tensor_files traces
     data models
     method objectives rewards metrics
+    needs
     merge_rules combine
     methods agents
     learner reference_weights checkpoint watch evaluate registry run_folder stopping

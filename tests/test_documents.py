@@ -112,6 +112,9 @@ def test_every_method_says_what_it_costs_and_where_it_works() -> None:
         assert all(row.values()), row
         assert row["shardings"] in ("any", "replicated")
     assert {row["method"]: row["shardings"] for row in costs()}["EWC"] == "replicated"
+    needs = {row["method"]: row["needs"] for row in costs()}
+    assert needs["ProgressivePrompts"] == "the task at inference, boundaries"
+    assert needs["EWC"] == "nothing"
 
 
 def test_a_method_has_a_page_and_a_misspelt_one_a_hint() -> None:

@@ -264,6 +264,7 @@ def blurry(stream: Stream, fraction: float, seed: int = 0) -> Stream:
     return replace(
         stream,
         experiences=tuple(replace(e, train=train) for e, train in zip(stream, mixed, strict=True)),
+        blurry=stream.blurry or fraction > 0,
     )
 
 
