@@ -31,7 +31,7 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     fold references merge_folders
     wording figures run_view verdict
     grid
-    report dashboard serve testing terminal progress asking
+    report dashboard serve integrations testing terminal progress asking
     demo demo_stream
     options merge_command
     cli
@@ -48,7 +48,11 @@ MORE_ARGUMENTS = {
     "everlearn.models.attention.attend",  # transformers' own signature
     "everlearn.models.slots.attend",  # transformers calls it by these names; an unknown one has to fail
 }
-KEYWORDS = {"everlearn.models.attention", "everlearn.models.layers"}  # called with whatever a model passes along
+KEYWORDS = {
+    *("everlearn.models.attention", "everlearn.models.layers"),  # called with whatever a model passes along
+    "everlearn.integrations.continual",  # passes a trainer its own arguments on
+    "everlearn.integrations.trl",  # as above; and TRL calls rewards with all columns of a row
+}
 LATE_IMPORTS = {"everlearn.cli", "everlearn.merge_command"}  # so that --help answers without loading torch
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager", "misc"}
 FORBIDDEN_CALLS = {"hasattr", "eval", "exec", "__import__"}  # what a name means is known without running it
