@@ -23,6 +23,7 @@ from everlearn.methods.importance import SI
 from everlearn.methods.replay import Replay
 from everlearn.methods.subspaces import OGD
 from everlearn.models.parallel import Processes
+from everlearn.registry.versions import Versions
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Memory, State
 from tests.integrations.plain import RATE, RECIPE, Plain, arguments
@@ -161,7 +162,9 @@ def test_a_sequence_is_a_loop_and_every_version_can_be_restored(tmp_path: Path) 
         trainer.train()
         state = trainer.learned()
     assert len(trainer.train_dataset) > len(LETTERS.train), "replayed rows are among them"
-    fresh = learner.restore(toy_model(dtype=torch.float32), state)
+    versions = Versions(tmp_path / "versions")
+    kept = versions.get(versions.put(state, None, {}))
+    fresh = learner.restore(toy_model(dtype=torch.float32), kept)
     tokens = torch.arange(6, 18)[None]
     with torch.no_grad():
         assert torch.equal(fresh.module(tokens).logits, model.module(tokens).logits)
