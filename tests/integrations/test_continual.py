@@ -18,13 +18,15 @@ from everlearn.examples import Batch, Encoded
 from everlearn.integrations.lesson import Lesson
 from everlearn.learner import Learner, learn
 from everlearn.method import Context, Method, Tensors, chain
+from everlearn.methods.adapters import LoRA
 from everlearn.methods.anchors import EWC
+from everlearn.methods.distillation import LwF
 from everlearn.methods.importance import SI
 from everlearn.methods.replay import Replay
 from everlearn.methods.subspaces import OGD
 from everlearn.models.parallel import Processes
 from everlearn.registry.versions import Versions
-from everlearn.testing.toys import toy_model, toy_stream
+from everlearn.testing.toys import toy_folder, toy_model, toy_stream
 from everlearn.types import Memory, State
 from tests.integrations.plain import RATE, RECIPE, Plain, arguments
 from tests.integrations.two import learned
@@ -87,6 +89,21 @@ def test_the_model_is_given_back_as_it_was(tmp_path: Path, dtype: str | None) ->
     with torch.no_grad():
         assert trainer.lesson.model.hidden(batch).dtype == torch.float32
         assert module(batch.tokens).logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", [LwF(), chain(LoRA(rank=2), LwF(), OGD())], ids=["whole", "adapters"])
+def test_a_model_read_from_a_folder_learns_while_the_trainer_computes_in_bfloat16(
+    method: Method, tmp_path: Path
+) -> None:
+    """Such a model attends by a function of our own, on a processor."""
+    learner = Learner(str(toy_folder(tmp_path / "toy")), method, RECIPE, dtype="float32", device="cpu")
+    model = learner.open()
+    trainer = Plain(Lesson(learner, model, learner.start(model), LETTERS), args=arguments(tmp_path, bf16=True))
+    began = {n: p.detach().clone() for n, p in trainer.lesson.parameters.items()}
+    trainer.train()
+    state = trainer.learned()
+    assert {w.dtype for w in state.weights.values()} == {torch.float32}
+    assert any(not torch.equal(w, began[n]) for n, w in state.weights.items())
 
 
 @pytest.mark.parametrize(
