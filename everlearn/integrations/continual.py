@@ -57,7 +57,7 @@ class Continual(ABC):
         if lesson.model.device != device:
             raise ConfigError(
                 f"the trainer works on {lesson.model.device}, and the lesson began on {device}; open the model there: "
-                f'Learner(device="{lesson.model.device.type}").'
+                f'Learner(device="{lesson.model.device}"), or use_cpu among the trainer\'s arguments.'
             )
         self._require_served()
 

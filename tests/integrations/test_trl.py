@@ -135,6 +135,18 @@ def test_sft_supervises_what_our_own_loop_supervises(tmp_path: Path) -> None:
     assert all(moved > 0 for moved in memory["moved"])
 
 
+def test_packed_rows_are_told_apart_and_cut_ones_refused(tmp_path: Path) -> None:
+    packed = {"packing": True, "max_length": 64, "per_device_train_batch_size": 1}
+    given = settings(trl.SFTConfig, tmp_path, packing_strategy="bfd", **packed)
+    trainer = ContinualSFT(lesson(Listener()), args=given)
+    batches = taught(trainer).memory[0]["batches"]
+    assert [len(batch.tokens) for batch in batches] == [4, 4, 4]
+    assert {e.key for batch in batches for e in batch.examples} == {e.key for e in LETTERS.train}
+    given = settings(trl.SFTConfig, tmp_path, packing_strategy="wrapped", **packed)
+    with pytest.raises(MethodError, match="64 tokens that are no row of the lesson's"):
+        ContinualSFT(lesson(Listener()), args=given).train()
+
+
 PREFERENCES = replace(
     LETTERS, train=[replace(e, metadata={"rejected": a.response}) for e, a in pairwise(LETTERS.train)][:8]
 )
