@@ -55,6 +55,7 @@ class Lesson:
         self._before, self._own, self._terms = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
         plan = Plan(recipe.batch_size, recipe.tokens, recipe.length)
         self.context = Context(model, experience, plan, learner.seed, len(state.seen))
+        model.module.eval()  # a trainer that was given up leaves it learning
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(learner.seed, len(state.seen), experience.name))
             model = self.method.params(state.memory, model)

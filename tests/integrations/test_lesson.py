@@ -260,6 +260,21 @@ def test_a_model_in_pefts_wrapper_is_refused_and_the_one_inside_is_served() -> N
     assert all(".lora_" in name for name in state.weights)
 
 
+@dataclass(frozen=True)
+class Resting(Method):
+    """Refuses to begin while dropout would act."""
+
+    def begin(self, memory: Memory, ctx: Context) -> Memory:
+        assert not ctx.model.module.training
+        return memory
+
+
+def test_a_lesson_begins_in_evaluation_mode_though_a_trainer_was_given_up() -> None:
+    model = toy_model()
+    model.module.train()
+    Lesson(Learner("toy", Resting()), model, State(memory=[None]), EXPERIENCES[0])
+
+
 def test_a_lesson_is_finished_once() -> None:
     model = toy_model()
     lesson = Lesson(Learner("toy"), model, State(memory=[]), EXPERIENCES[0])
