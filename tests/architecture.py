@@ -32,7 +32,7 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     fold references merge_folders
     wording figures run_view verdict
     grid
-    report dashboard serve testing terminal progress asking
+    report dashboard serve integrations testing terminal progress asking
     demo demo_stream
     options console
     compare_command merge_command
@@ -51,7 +51,11 @@ MORE_ARGUMENTS = {
     "everlearn.models.attention.attend",  # transformers' own signature
     "everlearn.models.slots.attend",  # transformers calls it by these names; an unknown one has to fail
 }
-KEYWORDS = {"everlearn.models.attention", "everlearn.models.layers"}  # called with whatever a model passes along
+KEYWORDS = {
+    *("everlearn.models.attention", "everlearn.models.layers"),  # called with whatever a model passes along
+    "everlearn.integrations.continual",  # passes a trainer its own arguments on
+    "everlearn.integrations.trl",  # as above; and TRL calls rewards with all columns of a row
+}
 LATE_IMPORTS = {  # so that --help answers without loading torch
     "everlearn.cli",
     "everlearn.compare_command",
