@@ -68,7 +68,7 @@ class Lesson:
         self._assign({name: weight for name, weight in start.items() if name in self.parameters})
         self._before_experience = self._values() if "merge" in self.hooks else {}
         self._first: Batch | None = None
-        self._weight = 0
+        self._weight = 0.0
 
     def _parameters(self) -> dict[str, Tensor]:
         found = self.model.trainable()
@@ -97,7 +97,7 @@ class Lesson:
         self._first = self._first or batch
         self._weight += batch.weight
         if batch.weight:
-            found = self._gradient(self.method.penalty(self.memory, batch, self._now(), True), float(batch.weight))
+            found = self._gradient(self.method.penalty(self.memory, batch, self._now(), True), batch.weight)
             self._terms |= {name: self._terms[name] + g if name in self._terms else g for name, g in found.items()}
 
     def collect(self) -> None:
@@ -142,7 +142,7 @@ class Lesson:
                     self.memory = self.method.step(self.memory, self._own, update, self._now())
         self.step += 1
         self._before, self._own, self._terms = {}, {}, {}
-        self._first, self._weight = None, 0
+        self._first, self._weight = None, 0.0
 
     def finish(self) -> State:
         """The new version: the trained weights, merged with the old ones where the method says so.

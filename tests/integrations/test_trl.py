@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -46,6 +46,8 @@ LETTERS, CATS, DIGITS = toy_stream()
 @dataclass(frozen=True)
 class InOrder:
     """Next-token prediction on examples in the order in which they stand, as a sequential sampler has them."""
+
+    references: ClassVar[dict[str, float]] = {}
 
     def steps(self, model: Model, examples: Sequence[Example], plan: Plan) -> Any:
         return NextToken(packed=False).steps(model, examples, replace(plan, seed=None))
