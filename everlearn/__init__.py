@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import DoRA, LoRA, RSLoRA
     from everlearn.methods.anchors import EWC, L2SP
     from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
+    from everlearn.methods.critic import Critic
     from everlearn.methods.dark_replay import DER, DERPP
     from everlearn.methods.distillation import LwF, NewInputsKL, OldInputsKL
     from everlearn.methods.dual import DualLoRA
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from everlearn.models.language_model import LanguageModel
     from everlearn.models.optim import AdamW, Recipe, Schedule
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
+    from everlearn.objectives.actor_critic import ActorCritic
     from everlearn.objectives.next_token import NextToken
     from everlearn.objectives.policy_gradient import PolicyGradient
     from everlearn.objectives.rollouts import SingleTurn
@@ -105,6 +107,7 @@ _HOMES = {
     "everlearn.methods.adapters": "DoRA LoRA RSLoRA",
     "everlearn.methods.anchors": "EWC L2SP",
     "everlearn.methods.averaging": "EMA LMCocktail ModelStock Soup WiSEFT",
+    "everlearn.methods.critic": "Critic",
     "everlearn.methods.dark_replay": "DER DERPP",
     "everlearn.methods.distillation": "LwF NewInputsKL OldInputsKL",
     "everlearn.methods.dual": "DualLoRA",
@@ -137,6 +140,7 @@ _HOMES = {
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
+    "everlearn.objectives.actor_critic": "ActorCritic",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
     "everlearn.objectives.rollouts": "SingleTurn",
@@ -188,6 +192,7 @@ __all__ = [
     "SLERP",
     "SSR",
     "TIES",
+    "ActorCritic",
     "AdamW",
     "AllOf",
     "Answer",
@@ -199,6 +204,7 @@ __all__ = [
     "Compared",
     "Completion",
     "Context",
+    "Critic",
     "DepthSplice",
     "DoRA",
     "DualLoRA",

@@ -70,11 +70,22 @@ def theirs(loss: str, level: str, high: float, beta: float, delta: float | None)
     accelerator = SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x)
     trainer: Any = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (now, torch.zeros_like(mask), None),
-        aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, beta=beta,
-        importance_sampling_level=level, loss_type=loss, epsilon_low=0.2, epsilon_high=high,
-        use_vllm=False, _entropy_bonus_enabled=False, current_gradient_accumulation_steps=1,
-        max_completion_length=LIMIT, args=arguments, accelerator=accelerator,
-        model=SimpleNamespace(training=True), _metrics={"train": defaultdict(list)},
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        beta=beta,
+        importance_sampling_level=level,
+        loss_type=loss,
+        epsilon_low=0.2,
+        epsilon_high=high,
+        use_vllm=False,
+        _entropy_bonus_enabled=False,
+        current_gradient_accumulation_steps=1,
+        max_completion_length=LIMIT,
+        args=arguments,
+        accelerator=accelerator,
+        model=SimpleNamespace(training=True),
+        _metrics={"train": defaultdict(list)},
     )
     given = {"prompt_ids": mask[:, :1].long(), "prompt_mask": mask[:, :1], "completion_ids": mask.long()}
     given |= {"completion_mask": mask, "advantages": torch.tensor(ADVANTAGES, dtype=torch.float64)}
