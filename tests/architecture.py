@@ -89,6 +89,7 @@ WHOLE = {
     "architecture",
     "benchmarks",
     "digits",
+    "dual_lora",
     "documents",
     "launches",
     "laws",
