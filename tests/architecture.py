@@ -101,6 +101,7 @@ WHOLE = {
     "benchmarks",
     "cft_study",
     "digits",
+    "dual_lora",
     "documents",
     "launches",
     "laws",
