@@ -105,6 +105,7 @@ WHOLE = {
     "documents",
     "launches",
     "laws",
+    "razor",
     "trajectories",
     "stories",
     "trl_losses",
