@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import DoRA, LoRA, RSLoRA
     from everlearn.methods.anchors import EWC, L2SP
     from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
+    from everlearn.methods.critic import Critic
     from everlearn.methods.dark_replay import DER, DERPP
     from everlearn.methods.distillation import LwF, NewInputsKL, OldInputsKL
     from everlearn.methods.dual import DualLoRA
@@ -73,11 +74,26 @@ if TYPE_CHECKING:
     from everlearn.models.language_model import LanguageModel
     from everlearn.models.optim import AdamW, Recipe, Schedule
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
+    from everlearn.objectives.actor_critic import ActorCritic
     from everlearn.objectives.next_token import NextToken
+    from everlearn.objectives.policy_gradient import PolicyGradient
+    from everlearn.objectives.rollouts import SingleTurn
+    from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip
     from everlearn.references import in_context, joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
+    from everlearn.rewards.extraction import Boxed, Marked, Number, Tagged, WholeText
+    from everlearn.rewards.judge import Judge, PairJudge
+    from everlearn.rewards.mathematics import MathEqual, SameMath
+    from everlearn.rewards.numbers import NumericEqual, SameNumber
+    from everlearn.rewards.reward import Answer, IfFinished, Part, Reward, Scored, Tally, Weighted, tally
+    from everlearn.rewards.sandbox import Finished, Limits, run_code
+    from everlearn.rewards.tasks import TaskScore
+    from everlearn.rewards.text import Exact, Format, Length, TargetLength
+    from everlearn.rewards.unit_tests import UnitTests
+    from everlearn.rewards.votes import MajorityVote, SameText, Vote
     from everlearn.serve.exchange import Server
     from everlearn.serve.samplers import SGLangSampler, VLLMSampler
+    from everlearn.traces import Trace
     from everlearn.types import Experience, State, Stream
 
 _HOMES = {
@@ -103,6 +119,7 @@ _HOMES = {
     "everlearn.methods.adapters": "DoRA LoRA RSLoRA",
     "everlearn.methods.anchors": "EWC L2SP",
     "everlearn.methods.averaging": "EMA LMCocktail ModelStock Soup WiSEFT",
+    "everlearn.methods.critic": "Critic",
     "everlearn.methods.dark_replay": "DER DERPP",
     "everlearn.methods.distillation": "LwF NewInputsKL OldInputsKL",
     "everlearn.methods.dual": "DualLoRA",
@@ -135,11 +152,26 @@ _HOMES = {
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
+    "everlearn.objectives.actor_critic": "ActorCritic",
     "everlearn.objectives.next_token": "NextToken",
+    "everlearn.objectives.policy_gradient": "PolicyGradient",
+    "everlearn.objectives.rollouts": "SingleTurn",
+    "everlearn.objectives.surrogates": "CISPO Clip Reinforce SequenceClip",
     "everlearn.references": "in_context joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
+    "everlearn.rewards.extraction": "Boxed Marked Number Tagged WholeText",
+    "everlearn.rewards.judge": "Judge PairJudge",
+    "everlearn.rewards.mathematics": "MathEqual SameMath",
+    "everlearn.rewards.numbers": "NumericEqual SameNumber",
+    "everlearn.rewards.reward": "Answer IfFinished Part Reward Scored Tally Weighted tally",
+    "everlearn.rewards.sandbox": "Finished Limits run_code",
+    "everlearn.rewards.tasks": "TaskScore",
+    "everlearn.rewards.text": "Exact Format Length TargetLength",
+    "everlearn.rewards.unit_tests": "UnitTests",
+    "everlearn.rewards.votes": "MajorityVote SameText Vote",
     "everlearn.serve.exchange": "Server",
     "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
+    "everlearn.traces": "Trace",
     "everlearn.types": "Experience State Stream",
 }
 
@@ -147,6 +179,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 
 __all__ = [
     "AGEM",
+    "CISPO",
     "DARE",
     "DELLA",
     "DER",
@@ -171,15 +204,20 @@ __all__ = [
     "SLERP",
     "SSR",
     "TIES",
+    "ActorCritic",
     "AdamW",
     "AllOf",
+    "Answer",
     "BlockExpansion",
+    "Boxed",
     "Breadcrumbs",
     "Calling",
     "Choice",
+    "Clip",
     "Compared",
     "Completion",
     "Context",
+    "Critic",
     "DepthSplice",
     "DoRA",
     "DualLoRA",
@@ -187,24 +225,34 @@ __all__ = [
     "Engine",
     "Env",
     "EnvironmentFactory",
+    "Exact",
     "ExactMatch",
     "Example",
     "Experience",
+    "Finished",
+    "Format",
     "Freeze",
     "GDumb",
     "Grid",
+    "IfFinished",
     "InProcess",
     "IncLoRA",
     "InfLoRA",
+    "Judge",
     "LMCocktail",
     "LanguageModel",
     "LatentReplay",
     "Learn",
     "Learner",
+    "Length",
+    "Limits",
     "LoRA",
     "LocalSampler",
     "LwF",
     "MagMax",
+    "MajorityVote",
+    "Marked",
+    "MathEqual",
     "Matrix",
     "Message",
     "Method",
@@ -214,11 +262,16 @@ __all__ = [
     "NLoRA",
     "NewInputsKL",
     "NextToken",
+    "Number",
+    "NumericEqual",
     "NumericMatch",
     "OLoRA",
     "Observation",
     "OldInputsKL",
     "PackNet",
+    "PairJudge",
+    "Part",
+    "PolicyGradient",
     "PrefixMatch",
     "Processes",
     "ProgressivePrompts",
@@ -226,22 +279,30 @@ __all__ = [
     "RWalk",
     "ReasoningGym",
     "Recipe",
+    "Reinforce",
     "Replay",
     "RepresentativeReplay",
     "Retain",
+    "Reward",
     "RougeL",
     "RoutingCLoRA",
     "Run",
     "SDLoRA",
     "SGLangSampler",
+    "SameMath",
+    "SameNumber",
+    "SameText",
     "Sampler",
     "Sampling",
     "Sari",
     "Schedule",
+    "Scored",
     "Scoring",
     "SelfRegularizedCLoRA",
+    "SequenceClip",
     "Server",
     "Settings",
+    "SingleTurn",
     "Slow",
     "SoftMask",
     "Soup",
@@ -249,13 +310,22 @@ __all__ = [
     "SparseMovement",
     "State",
     "Stream",
+    "Tagged",
+    "Tally",
+    "TargetLength",
     "TaskArithmetic",
+    "TaskScore",
     "TextArena",
     "TokenAccuracy",
     "TokenLikelihood",
     "Tools",
+    "Trace",
     "TreeLoRA",
+    "UnitTests",
     "VLLMSampler",
+    "Vote",
+    "Weighted",
+    "WholeText",
     "WiSEFT",
     "audit",
     "blurry",
@@ -273,10 +343,12 @@ __all__ = [
     "read",
     "reasoning_gym_task",
     "run",
+    "run_code",
     "sample",
     "shuffled",
     "single",
     "split_by_class",
+    "tally",
     "task_incremental",
 ]
 

@@ -263,7 +263,7 @@ def test_without_a_reward_the_rollouts_own_is_learned_from_attempt_by_attempt() 
     assert [a.trace.reward for a in attempts] == [0, 0, 1, 1, 2, 2]
     assert [a.advantage for a in attempts] == [-1, -1, 0, 0, 1, 1]
     assert policy(reward=None).attempt(toy_model(), PROMPTS[:1], 0)[0].advantage is None
-    with pytest.raises(ModelError, match="not numbered as 4 attempts"):
+    with pytest.raises(ModelError, match="numbered 1 attempts, not 4"):
         policy(rollout=Played(numbered=False)).attempt(toy_model(), PROMPTS[:1], 0)
 
 
