@@ -12,6 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everlearn.agents.environments import Env, Observation, Scoring
+    from everlearn.agents.factories import EnvironmentFactory
+    from everlearn.agents.games import TextArena
+    from everlearn.agents.multi_turn import MultiTurn
+    from everlearn.agents.reasoning_tasks import reasoning_gym_task
+    from everlearn.agents.tools import Calling, Tools
     from everlearn.data.audit import audit
     from everlearn.data.sources import read
     from everlearn.data.stream_file import load_stream
@@ -91,6 +97,12 @@ if TYPE_CHECKING:
     from everlearn.types import Experience, State, Stream
 
 _HOMES = {
+    "everlearn.agents.environments": "Env Observation Scoring",
+    "everlearn.agents.factories": "EnvironmentFactory",
+    "everlearn.agents.games": "TextArena",
+    "everlearn.agents.multi_turn": "MultiTurn",
+    "everlearn.agents.reasoning_tasks": "reasoning_gym_task",
+    "everlearn.agents.tools": "Calling Tools",
     "everlearn.data.audit": "audit",
     "everlearn.data.sources": "read",
     "everlearn.data.stream_file": "load_stream",
@@ -199,6 +211,7 @@ __all__ = [
     "BlockExpansion",
     "Boxed",
     "Breadcrumbs",
+    "Calling",
     "Choice",
     "Clip",
     "Compared",
@@ -210,6 +223,8 @@ __all__ = [
     "DualLoRA",
     "EditSimilarity",
     "Engine",
+    "Env",
+    "EnvironmentFactory",
     "Exact",
     "ExactMatch",
     "Example",
@@ -243,6 +258,7 @@ __all__ = [
     "Method",
     "MoELoRA",
     "ModelStock",
+    "MultiTurn",
     "NLoRA",
     "NewInputsKL",
     "NextToken",
@@ -250,6 +266,7 @@ __all__ = [
     "NumericEqual",
     "NumericMatch",
     "OLoRA",
+    "Observation",
     "OldInputsKL",
     "PackNet",
     "PairJudge",
@@ -280,6 +297,7 @@ __all__ = [
     "Sari",
     "Schedule",
     "Scored",
+    "Scoring",
     "SelfRegularizedCLoRA",
     "SequenceClip",
     "Server",
@@ -297,8 +315,10 @@ __all__ = [
     "TargetLength",
     "TaskArithmetic",
     "TaskScore",
+    "TextArena",
     "TokenAccuracy",
     "TokenLikelihood",
+    "Tools",
     "Trace",
     "TreeLoRA",
     "UnitTests",
@@ -321,6 +341,7 @@ __all__ = [
     "load_stream",
     "online",
     "read",
+    "reasoning_gym_task",
     "run",
     "run_code",
     "sample",
