@@ -68,10 +68,24 @@ if TYPE_CHECKING:
     from everlearn.models.optim import AdamW, Recipe, Schedule
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
     from everlearn.objectives.next_token import NextToken
+    from everlearn.objectives.policy_gradient import PolicyGradient
+    from everlearn.objectives.rollouts import SingleTurn
+    from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip
     from everlearn.references import in_context, joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
+    from everlearn.rewards.extraction import Boxed, Marked, Number, Tagged, WholeText
+    from everlearn.rewards.judge import Judge, PairJudge
+    from everlearn.rewards.mathematics import MathEqual, SameMath
+    from everlearn.rewards.numbers import NumericEqual, SameNumber
+    from everlearn.rewards.reward import Answer, IfFinished, Part, Reward, Scored, Tally, Weighted, tally
+    from everlearn.rewards.sandbox import Finished, Limits, run_code
+    from everlearn.rewards.tasks import TaskScore
+    from everlearn.rewards.text import Exact, Format, Length, TargetLength
+    from everlearn.rewards.unit_tests import UnitTests
+    from everlearn.rewards.votes import MajorityVote, SameText, Vote
     from everlearn.serve.exchange import Server
     from everlearn.serve.samplers import SGLangSampler, VLLMSampler
+    from everlearn.traces import Trace
     from everlearn.types import Experience, State, Stream
 
 _HOMES = {
@@ -124,10 +138,24 @@ _HOMES = {
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
     "everlearn.objectives.next_token": "NextToken",
+    "everlearn.objectives.policy_gradient": "PolicyGradient",
+    "everlearn.objectives.rollouts": "SingleTurn",
+    "everlearn.objectives.surrogates": "CISPO Clip Reinforce SequenceClip",
     "everlearn.references": "in_context joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
+    "everlearn.rewards.extraction": "Boxed Marked Number Tagged WholeText",
+    "everlearn.rewards.judge": "Judge PairJudge",
+    "everlearn.rewards.mathematics": "MathEqual SameMath",
+    "everlearn.rewards.numbers": "NumericEqual SameNumber",
+    "everlearn.rewards.reward": "Answer IfFinished Part Reward Scored Tally Weighted tally",
+    "everlearn.rewards.sandbox": "Finished Limits run_code",
+    "everlearn.rewards.tasks": "TaskScore",
+    "everlearn.rewards.text": "Exact Format Length TargetLength",
+    "everlearn.rewards.unit_tests": "UnitTests",
+    "everlearn.rewards.votes": "MajorityVote SameText Vote",
     "everlearn.serve.exchange": "Server",
     "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
+    "everlearn.traces": "Trace",
     "everlearn.types": "Experience State Stream",
 }
 
@@ -135,6 +163,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 
 __all__ = [
     "AGEM",
+    "CISPO",
     "DARE",
     "DELLA",
     "DER",
@@ -161,9 +190,12 @@ __all__ = [
     "TIES",
     "AdamW",
     "AllOf",
+    "Answer",
     "BlockExpansion",
+    "Boxed",
     "Breadcrumbs",
     "Choice",
+    "Clip",
     "Compared",
     "Completion",
     "Context",
@@ -172,24 +204,34 @@ __all__ = [
     "DualLoRA",
     "EditSimilarity",
     "Engine",
+    "Exact",
     "ExactMatch",
     "Example",
     "Experience",
+    "Finished",
+    "Format",
     "Freeze",
     "GDumb",
     "Grid",
+    "IfFinished",
     "InProcess",
     "IncLoRA",
     "InfLoRA",
+    "Judge",
     "LMCocktail",
     "LanguageModel",
     "LatentReplay",
     "Learn",
     "Learner",
+    "Length",
+    "Limits",
     "LoRA",
     "LocalSampler",
     "LwF",
     "MagMax",
+    "MajorityVote",
+    "Marked",
+    "MathEqual",
     "Matrix",
     "Message",
     "Method",
@@ -198,10 +240,15 @@ __all__ = [
     "NLoRA",
     "NewInputsKL",
     "NextToken",
+    "Number",
+    "NumericEqual",
     "NumericMatch",
     "OLoRA",
     "OldInputsKL",
     "PackNet",
+    "PairJudge",
+    "Part",
+    "PolicyGradient",
     "PrefixMatch",
     "Processes",
     "ProgressivePrompts",
@@ -209,21 +256,29 @@ __all__ = [
     "RWalk",
     "ReasoningGym",
     "Recipe",
+    "Reinforce",
     "Replay",
     "RepresentativeReplay",
     "Retain",
+    "Reward",
     "RougeL",
     "RoutingCLoRA",
     "Run",
     "SDLoRA",
     "SGLangSampler",
+    "SameMath",
+    "SameNumber",
+    "SameText",
     "Sampler",
     "Sampling",
     "Sari",
     "Schedule",
+    "Scored",
     "SelfRegularizedCLoRA",
+    "SequenceClip",
     "Server",
     "Settings",
+    "SingleTurn",
     "Slow",
     "SoftMask",
     "Soup",
@@ -231,11 +286,20 @@ __all__ = [
     "SparseMovement",
     "State",
     "Stream",
+    "Tagged",
+    "Tally",
+    "TargetLength",
     "TaskArithmetic",
+    "TaskScore",
     "TokenAccuracy",
     "TokenLikelihood",
+    "Trace",
     "TreeLoRA",
+    "UnitTests",
     "VLLMSampler",
+    "Vote",
+    "Weighted",
+    "WholeText",
     "WiSEFT",
     "audit",
     "blurry",
@@ -252,10 +316,12 @@ __all__ = [
     "online",
     "read",
     "run",
+    "run_code",
     "sample",
     "shuffled",
     "single",
     "split_by_class",
+    "tally",
     "task_incremental",
 ]
 

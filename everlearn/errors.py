@@ -6,6 +6,7 @@ EverlearnError
 |-- ModelError       a model that cannot be loaded, trained, sampled or saved as asked
 |-- MethodError      a method that cannot do what this chain, model or objective asks of it
 |-- RegistryError    a version or ledger that is missing, damaged or in use
+|-- SandboxError     a sandbox that cannot be set up, whatever is to run in it
 `-- Interrupted      a run stopped by its user; it can be resumed
 """
 
@@ -32,6 +33,10 @@ class MethodError(EverlearnError, RuntimeError):
 
 class RegistryError(EverlearnError, RuntimeError):
     """A version or the ledger is missing, damaged or in use by another run."""
+
+
+class SandboxError(EverlearnError, RuntimeError):
+    """The sandbox cannot be set up, whatever is to run in it."""
 
 
 class Interrupted(EverlearnError):

@@ -24,9 +24,9 @@ from everlearn.examples import Example
 from everlearn.files import lock
 from everlearn.learner import Learner, learn
 from everlearn.matrix import Matrix, Row
-from everlearn.method import require_scenario
 from everlearn.metrics.suites import general_suite
 from everlearn.models.parallel import launched
+from everlearn.needs import require_stream
 from everlearn.registry.gates import AllOf, Gate
 from everlearn.registry.ledger import Event, Kind
 from everlearn.run_folder import RunFolder, describe_device, describe_stream
@@ -119,11 +119,11 @@ def run(
     Raises:
         ConfigError: if `out` holds another run.
         DataError: if too many rows had to be set aside.
-        MethodError: if the method needs to be told what the stream's scenario does not tell.
+        MethodError: if the method needs what the stream does not tell, or boundaries that it has not.
         Interrupted: after Ctrl-C; the same call goes on.
         RegistryError: if another process works in `out`.
     """
-    require_scenario(learner.method, stream.scenario)
+    require_stream(learner.method, stream)
     folder, processes = RunFolder(Path(out)), launched()
     busy = f"{out}: another process is at work there; wait for it, or choose another folder."
     alone = lock(folder.root / ".lock", 0, busy) if processes.main else nullcontext()

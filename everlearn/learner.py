@@ -16,12 +16,13 @@ from torch import Tensor
 
 from everlearn.checkpoint import Position, find, keep
 from everlearn.errors import Interrupted, ModelError
-from everlearn.examples import Batch, Plan, Step
-from everlearn.method import Chain, Context, Method, chain, overrides, require_sharding
+from everlearn.examples import Batch, Example, Plan, Step
+from everlearn.method import Chain, Context, Method, chain, overrides
 from everlearn.models.engine import Engine
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import Optimiser, Recipe
 from everlearn.models.parallel import Processes, launched
+from everlearn.needs import require_sharding
 from everlearn.randomness import seed_of
 from everlearn.reference_weights import References, base_weights
 from everlearn.types import Experience, State
@@ -120,7 +121,7 @@ class _Lesson:
         model = self.method.params(state.memory, model)
         self.memory = processes.same(self.method.begin(state.memory, self.context))
         self.model = self.method.params(self.memory, model)
-        self.examples = self.method.data(self.memory, experience.train, self.context)
+        self.begun = self.memory  # a resumed experience draws from what it began with, whatever steps have added since
         self.forward, parameters = processes.prepare(self.model), self._parameters()
         rate = recipe.optimiser.rate(*(sum(p.numel() for p in ps.values()) for ps in (parameters, model.parameters())))
         self.optimiser = Optimiser(recipe.optimiser, parameters, rate, model.embeddings())
@@ -143,7 +144,7 @@ class _Lesson:
         while self.at.epoch < self.recipe.epochs and not self._exhausted():
             seed = seed_of(self.base, "epoch", self.at.epoch)
             plan = replace(self.context.plan, seed=seed, start=self.at.step)
-            for step in self.experience.objective.steps(self.model, self.examples, plan):
+            for step in self.experience.objective.steps(self.model, self._examples(), plan):
                 before = self.at.progress
                 # Where nothing can be learned nothing moves.
                 self._step(step) if step.batches else self._report(step, 0.0, 0.0, 0.0, 0.0)
@@ -154,6 +155,11 @@ class _Lesson:
                 if self._exhausted():
                     break
             self.at.epoch, self.at.step, self.at.progress = self.at.epoch + 1, 0, 0.0
+
+    def _examples(self) -> Sequence[Example]:
+        """What this epoch learns from: a method that draws draws anew in each."""
+        begins = replace(self.context, step=self.at.total - self.at.step)
+        return self.method.data(self.begun, self.experience.train, begins)
 
     def _exhausted(self) -> bool:
         return self.recipe.patience is not None and self.at.stale >= self.recipe.patience

@@ -12,11 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from everlearn.errors import MethodError
 from everlearn.examples import Batch, Example, Plan
 from everlearn.models.language_model import LanguageModel
 from everlearn.randomness import generator
-from everlearn.types import Experience, Memory, Scenario
+from everlearn.types import Experience, Memory
 
 Tensors = Mapping[str, Tensor]
 
@@ -85,7 +84,12 @@ class Method:
     `reads_batch` says whether `loss` depends on the batch it is given. Where it does not, the term is computed once in
     an optimiser step, however many forward passes the step has.
 
-    `needs_task` says whether the model has to be told at inference which experience a prompt belongs to.
+    `needs_task` says whether the model has to be told at inference which experience a prompt belongs to, and
+    `needs_boundaries` whether an experience may hold none of another's rows, as a blurry stream's do. Whatever does
+    not need them takes the stream as it is cut: an experience is then a stretch of it, and no task.
+
+    `forgets_apart` says why experiences that share nothing are forgotten nevertheless, where neither parameters are
+    shaped nor weights set; empty where they are not. See `everlearn.testing.calibration`.
 
     `keeps` and `computes` say in a few words what a method costs, for the table of methods: bytes of memory, and what
     is done beside plain learning. P numbers learn of N in all; an example is its text; r is a rank, in and out are a
@@ -98,6 +102,8 @@ class Method:
     shardings: ClassVar[frozenset[str] | None] = None
     reads_batch: ClassVar[bool] = True
     needs_task: ClassVar[bool] = False
+    needs_boundaries: ClassVar[bool] = False
+    forgets_apart: ClassVar[str] = ""
 
     def init(self, model: LanguageModel) -> Memory:
         """The memory before anything was learned."""
@@ -123,7 +129,7 @@ class Method:
         return memory
 
     def data(self, memory: Memory, examples: Sequence[Example], ctx: Context) -> Sequence[Example]:
-        """Side: the examples to learn from."""
+        """Side: the examples to learn from; asked for at the beginning of each epoch, of which `ctx.step` tells."""
         return examples
 
     def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
@@ -259,36 +265,6 @@ def overrides(method: Method | type[Method]) -> frozenset[str]:
     return frozenset(h for h in HOOKS if getattr(kind, h) is not getattr(Method, h))
 
 
-def require_sharding(method: Method, sharding: str) -> None:
-    """Refuse a method, or a chain with a member, that cannot work while parameters lie as `sharding` says.
-
-    Raises:
-        MethodError: naming the member and the sharding.
-    """
-    for member in _members(method):
-        known = member.shardings
-        if known is None:
-            known = frozenset({"replicated", "sharded"} if overrides(member) <= {"data"} else {"replicated"})
-        if sharding not in known:
-            raise MethodError(
-                f"{member} needs parameters {' or '.join(sorted(known))}, and this launch has them {sharding}. "
-                "Launch data parallel (`accelerate launch --multi_gpu`), or leave the method out."
-            )
-
-
-def require_scenario(method: Method, scenario: Scenario) -> None:
-    """Refuse a method, or a chain with a member, that has to be told what the scenario does not tell.
-
-    Raises:
-        MethodError: naming the member and the scenario.
-    """
-    for member in _members(method):
-        if member.needs_task and scenario != "task":
-            raise MethodError(
-                f"{member} has to be told which experience a prompt belongs to, and a {scenario}-incremental stream "
-                "does not tell. Make the stream task-incremental, or take a method that infers it."
-            )
-
-
-def _members(method: Method) -> tuple[Method, ...]:
+def members(method: Method) -> tuple[Method, ...]:
+    """The members of a chain, or the method alone."""
     return method.methods if isinstance(method, Chain) else (method,)

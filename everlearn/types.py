@@ -92,6 +92,7 @@ class Model(Protocol):
         """The parameters that learn, by name."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """How examples become batches, and a batch a scalar. Frozen data."""
 
@@ -165,12 +166,14 @@ class Stream:
             labels, "class" offers the union of all labels, "domain" gives neither.
         name: for reports.
         online: whether every example may be seen once only; a learner then makes a single pass.
+        blurry: whether some training rows are met in another experience than their own.
     """
 
     experiences: tuple[Experience, ...]
     scenario: Scenario = "domain"
     name: str = "stream"
     online: bool = False
+    blurry: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an empty stream and names that stand twice."""

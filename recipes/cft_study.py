@@ -8,9 +8,9 @@ Six tasks of `mtl15` (arXiv:2310.14152), those with the shortest texts, in two o
   "first sentence:"), and AG News and DBpedia with the same one. SST-2 is the only one without. WiC and QQP have the
   same two labels, so that they are told apart by their texts, or not at all.
 
-For each scenario and method three learning rates are tried under one seed that is not used again, on the first order,
-and the one with the best mean accuracy on validation rows after the last task is taken; test rows are not looked at.
-Then three seeds learn the first order, and the first of them the second.
+For each method three learning rates are tried under one seed that is not used again, class-incrementally on the first
+order, and the one with the best mean accuracy on validation rows after the last task is taken for both scenarios; test
+rows are not looked at. Then three seeds learn the first order, and the first of them the second.
 
     python -m recipes.cft_study --data ../shared/data/mtl15 --out runs/cft_study --workers 2 --hours 4
 
@@ -32,6 +32,7 @@ The same call goes on where it was stopped; `--hours` stops it by itself. `--row
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated
@@ -78,6 +79,8 @@ SCALES = {"low_rate": 0.1}
 """What a method's rates are multiplied by."""
 SWEPT = 100
 """The seed of the sweep."""
+SWEEP: Scenario = "class"
+"""The scenario of the sweep."""
 PARAGRAPH = "<!-- what separates from noise and what does not -->"
 """What follows it in the table's file is kept when the table is written anew."""
 
@@ -100,8 +103,8 @@ class Study:
 
     data: Path
     out: Path
-    rows: int = 64
-    tests: int = 32
+    rows: int = 48
+    tests: int = 24
     seeds: tuple[int, ...] = (0, 1, 2)
     tasks: int = 6
     epochs: int = 2
@@ -139,10 +142,10 @@ class Study:
         """A method's recipe at one of the rates."""
         return replace(self.learner.recipe, optimiser=AdamW(learning_rate=rate * SCALES.get(name, 1.0)))
 
-    def sweep(self, scenario: Scenario, rate: float) -> Grid:
+    def sweep(self, rate: float) -> Grid:
         """Every method and reference at one rate, scored on validation rows."""
         recipes = {name: self.recipe(name, rate) for name in (*self.methods, *REFERENCES)}
-        return self._grid(self.stream(scenario, 0, True), (SWEPT,), recipes, "last")
+        return self._grid(self.stream(SWEEP, 0, True), (SWEPT,), recipes, "last")
 
     def main(self, scenario: Scenario, order: int, rates: Mapping[str, float]) -> Grid:
         """Every method at its rate; the references with the first order alone, since they know no order."""
@@ -154,38 +157,38 @@ class Study:
         settings = Settings(suite=(), scored=scored)
         return Grid(stream, self.methods, seeds, self.learner, settings, REFERENCES, recipes)
 
-    def swept(self, scenario: Scenario) -> dict[str, dict[float, float]]:
+    def swept(self) -> dict[str, dict[float, float]]:
         """Validation accuracy after the last task, by method or reference and rate, as far as it is known."""
         found: dict[str, dict[float, float]] = {name: {} for name in (*self.methods, *REFERENCES)}
         for rate in RATES:
-            grid, folder = self.sweep(scenario, rate), self.out / f"{scenario}-rate-{rate:g}"
-            for cell in grid.cells(folder):
+            for cell in self.sweep(rate).cells(self.out / f"rate-{rate:g}"):
                 if cell.is_done():
                     row = cell.matrix().rows[-1] if cell.kind == "run" else cell.row()
                     found[cell.name][rate] = fmean(s for s in row.scores if s is not None)
         return found
 
-    def rates(self, scenario: Scenario) -> dict[str, float]:
+    def rates(self) -> dict[str, float]:
         """The rate of each method and reference with the best validation accuracy; of equals the lowest.
 
         Raises:
-            ConfigError: if a sweep is not finished.
+            ConfigError: if the sweep is not finished.
         """
-        found = self.swept(scenario)
+        found = self.swept()
         missing = [name for name, known in found.items() if len(known) < len(RATES)]
         if missing:
-            raise ConfigError(f"{scenario}: the sweep of {missing} is not finished; look into {self.out}.")
+            raise ConfigError(f"the sweep of {missing} is not finished; look into {self.out}.")
         return {name: max(known, key=lambda rate: (known[rate], -rate)) for name, known in found.items()}
 
     @property
     def total(self) -> int:
         """Runs in all."""
         methods = len(self.methods)
-        return len(SCENARIOS) * ((methods + 2) * (len(RATES) + len(self.seeds)) + methods)
+        main = (methods + len(REFERENCES)) * len(self.seeds) + methods * (len(ORDERS) - 1)
+        return (methods + len(REFERENCES)) * len(RATES) + len(SCENARIOS) * main
 
 
 def learn(study: Study, workers: int, progress: Progress) -> dict[str, str]:
-    """Run what is missing: all sweeps, then the first orders, then the second ones.
+    """Run what is missing: the sweep, then the first orders, then the second ones.
 
     Returns:
         Why runs failed, by their titles.
@@ -196,12 +199,10 @@ def learn(study: Study, workers: int, progress: Progress) -> dict[str, str]:
         found = compare(grid, study.out / folder, executor, progress)
         failed.update({f"{folder}, {title}": why for title, why in found.failures.items()})
 
-    for scenario in SCENARIOS:
-        for rate in RATES:
-            run(study.sweep(scenario, rate), f"{scenario}-rate-{rate:g}")
-    for order in range(len(ORDERS)):
-        for scenario in SCENARIOS:
-            run(study.main(scenario, order, study.rates(scenario)), f"{scenario}-order-{order + 1}")
+    for rate in RATES:
+        run(study.sweep(rate), f"rate-{rate:g}")
+    for order, scenario in product(range(len(ORDERS)), SCENARIOS):
+        run(study.main(scenario, order, study.rates()), f"{scenario}-order-{order + 1}")
     return failed
 
 
@@ -236,23 +237,14 @@ def main(
 
 def written(study: Study, failed: Mapping[str, str]) -> str:
     """The tables as Markdown, of what is there."""
-    swept = {scenario: study.swept(scenario) for scenario in SCENARIOS}
-    done = sum(len(rates) for methods in swept.values() for rates in methods.values())
-    sections: list[str] = []
-    for scenario in SCENARIOS:
-        sections += _rates(scenario, swept[scenario])
-        if any(len(rates) < len(RATES) for rates in swept[scenario].values()):
-            continue
-        for order, tasks in enumerate(ORDERS):
-            grid, folder = (
-                study.main(scenario, order, study.rates(scenario)),
-                study.out / f"{scenario}-order-{order + 1}",
-            )
-            found = standing_in(grid, folder)
-            done += sum(cell.is_done() for cell in grid.cells(folder))
-            sections += _section(
-                found, f"{scenario}-incremental, {', '.join(t for t in tasks if t in grid.stream.names)}"
-            )
+    swept = study.swept()
+    done, sections = sum(map(len, swept.values())), _rates(swept)
+    swept_all = all(len(rates) == len(RATES) for rates in swept.values())
+    for scenario, order in product(SCENARIOS, range(len(ORDERS))) if swept_all else ():
+        grid, folder = study.main(scenario, order, study.rates()), study.out / f"{scenario}-order-{order + 1}"
+        done += sum(cell.is_done() for cell in grid.cells(folder))
+        title = f"{scenario}-incremental, order {order + 1}: {', '.join(grid.stream.names)}"
+        sections += _section(standing_in(grid, folder), title)
     methods = [f"- {name}: `{show(method)}`" for name, method in study.methods.items()]
     head = ["# Continual fine-tuning on six tasks", ""]
     if done < study.total:
@@ -268,7 +260,7 @@ def written(study: Study, failed: Mapping[str, str]) -> str:
     return "\n".join([*head, *sections, *lost, ""])
 
 
-def _rates(scenario: str, swept: Mapping[str, Mapping[float, float]]) -> list[str]:
+def _rates(swept: Mapping[str, Mapping[float, float]]) -> list[str]:
     """Validation accuracy at each rate; the one that is taken is set in bold."""
     rows = []
     for name, known in swept.items():
@@ -278,7 +270,7 @@ def _rates(scenario: str, swept: Mapping[str, Mapping[float, float]]) -> list[st
             {"method": name} | {r: f"**{c}**" if best is not None and r == f"{best:g}" else c for r, c in cells.items()}
         )
     note = "Accuracy on validation rows after the last task, percent, by learning rate (low_rate: a tenth of it)."
-    return [f"## {scenario}-incremental: learning rates", "", note, "", markdown(rows)]
+    return [f"## Learning rates, {SWEEP}-incremental", "", note, "", markdown(rows)]
 
 
 def _section(found: Compared, title: str) -> list[str]:

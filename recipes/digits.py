@@ -59,14 +59,16 @@ Digit = tuple[tuple[int, ...], int]
 """Grey values in 0..16, row by row, and the class."""
 
 KINDS, SCENARIOS = ("split", "permuted"), ("task", "domain", "class")
-SETTINGS = tuple(product(KINDS, SCENARIOS))
+EPOCHS, LONG = 4, 16
+SETTINGS = (*product(KINDS, SCENARIOS, (EPOCHS,)), ("split", "class", LONG))
+"""Streams, scenarios and epochs; the last one shows what four times as much training changes."""
 PARTS, TESTS = 5, 360
 SHARE = {"split": (1437, TESTS), "permuted": (288, 100)}
 """Rows for training and for the test: of all experiences together where split, of each where permuted."""
 RECIPE = Recipe(
     AdamW(learning_rate=1e-3, clip=None),
     Schedule("constant", warmup=0.0),
-    epochs=4,
+    epochs=EPOCHS,
     batch_size=16,
     length=80,
     tokens=1 << 15,
@@ -109,7 +111,7 @@ def digits_stream(kind: str, scenario: str, seed: int) -> Stream:
     return make(parts, f"{kind}-{scenario}")
 
 
-def digits_learner(stream: Stream, method: Method, seed: int, out: Path) -> Learner:
+def digits_learner(stream: Stream, method: Method, seed: int, out: Path, epochs: int = EPOCHS) -> Learner:
     """The network with first weights of its own for each seed; it is made where it is not there yet.
 
     Args:
@@ -117,26 +119,24 @@ def digits_learner(stream: Stream, method: Method, seed: int, out: Path) -> Lear
         method: what fights forgetting.
         seed: of everything.
         out: the folder of all runs.
+        epochs: passes over an experience; GDumb's are over its buffer, and as many steps.
     """
     tasks = {f"task{number}": e.labels for number, e in enumerate(stream, start=1)}
     model = digits_folder(out / "models" / f"{stream.name}-{seed}", tasks, stream.scenario == "task", seed)
-    recipe = replace(RECIPE, epochs=15) if isinstance(method, GDumb) else RECIPE  # 100 rows and not 288
-    return Learner(str(model), method, recipe, seed, dtype="float32", device="cpu")
+    passes = round(epochs * 15 / 4) if isinstance(method, GDumb) else epochs  # 100 rows and not 288
+    return Learner(str(model), method, replace(RECIPE, epochs=passes), seed, dtype="float32", device="cpu")
 
 
-def learned(stream: Stream, name: str, method: Method, seed: int, out: Path, progress: Progress) -> dict[str, float]:
+def learned(learner: Learner, stream: Stream, folder: Path, progress: Progress) -> dict[str, float]:
     """A run's measures; what is done is not done again.
 
     Args:
+        learner: how to learn.
         stream: what is learned.
-        name: of the run; "joint" learns all at once.
-        method: what fights forgetting.
-        seed: of everything.
-        out: the folder of all runs.
+        folder: of the run; one that is called "joint-..." learns all at once.
         progress: who wants to know how far it is.
     """
-    learner, folder = digits_learner(stream, method, seed, out), out / stream.name / f"{name}-{seed}"
-    if name == "joint":
+    if folder.name.startswith("joint-"):
         row = joint(learner, stream, folder, progress)
         found = {"accuracy": fmean(score or 0.0 for score in row.scores)}
     else:
@@ -146,16 +146,20 @@ def learned(stream: Stream, name: str, method: Method, seed: int, out: Path, pro
     return found | {"minutes": sum(r["seconds"] for r in RunFolder(folder).metrics() if "seconds" in r) / 60}
 
 
-def swept(kind: str, scenario: str, out: Path, progress: Progress) -> dict[str, dict[float, float]]:
+def swept(kind: str, scenario: str, epochs: int, out: Path, progress: Progress) -> dict[str, dict[float, float]]:
     """ACC of each strength of each method of GRID on the seed of the sweep."""
-    stream = digits_stream(kind, scenario, SWEPT)
-    return {
-        name: {
-            strength: learned(stream, f"{name}-{strength:g}", make(strength), SWEPT, out, progress)["accuracy"]
-            for strength in strengths
-        }
-        for name, (make, strengths) in GRID.items()
-    }
+    stream, place = digits_stream(kind, scenario, SWEPT), _folder(out, kind, scenario, epochs)
+    found: dict[str, dict[float, float]] = {name: {} for name in GRID}
+    for name, (make, strengths) in GRID.items():
+        for strength in strengths:
+            learner = digits_learner(stream, make(strength), SWEPT, out, epochs)
+            run = place / f"{name}-{strength:g}-{SWEPT}"
+            found[name][strength] = learned(learner, stream, run, progress)["accuracy"]
+    return found
+
+
+def _folder(out: Path, kind: str, scenario: str, epochs: int) -> Path:
+    return out / (f"{kind}-{scenario}" if epochs == EPOCHS else f"{kind}-{scenario}-{epochs}")
 
 
 def methods(sweep: Mapping[str, Mapping[float, float]]) -> dict[str, Method]:
@@ -174,7 +178,7 @@ def main(
     with Bars() as bars:
         if quick:
             fixed = methods({"ewc": {1e4: 0.0}, "si": {10.0: 0.0}, "lwf": {1.0: 0.0}})
-            pages = [_page("split", scenario, fixed, range(1), out, bars) for scenario in SCENARIOS]
+            pages = [_page(("split", scenario, EPOCHS), fixed, range(1), out, bars) for scenario in SCENARIOS]
         else:
             pages = list(_pages(range(seeds), out, bars))
     if quick:
@@ -186,25 +190,28 @@ def main(
 
 
 def _pages(seeds: Sequence[int], out: Path, progress: Progress) -> Iterator[str]:
-    for done, (kind, scenario) in enumerate(SETTINGS):
-        progress.update("settings", done, len(SETTINGS), f"{kind}, {scenario}")
-        sweep = swept(kind, scenario, out, progress)
-        yield _page(kind, scenario, methods(sweep), seeds, out, progress) + _sweep(sweep)
+    for done, setting in enumerate(SETTINGS):
+        progress.update("settings", done, len(SETTINGS), ", ".join(map(str, setting)))
+        sweep = swept(*setting, out, progress)
+        yield _page(setting, methods(sweep), seeds, out, progress) + _sweep(sweep)
     progress.update("settings", len(SETTINGS), len(SETTINGS))
 
 
 def _page(
-    kind: str, scenario: str, asked: Mapping[str, Method], seeds: Sequence[int], out: Path, progress: Progress
+    setting: tuple[str, str, int], asked: Mapping[str, Method], seeds: Sequence[int], out: Path, progress: Progress
 ) -> str:
     """The table of a stream and a scenario."""
+    kind, scenario, epochs = setting
     found: dict[str, list[dict[str, float]]] = {name: [] for name in asked}
     for done, (seed, name) in enumerate(product(seeds, asked)):
         progress.update(f"{kind}, {scenario}", done, len(seeds) * len(asked), f"{name}, seed {seed}")
         stream = digits_stream(kind, scenario, seed)
-        found[name].append(learned(stream, name, asked[name], seed, out, progress))
+        learner, run = digits_learner(stream, asked[name], seed, out, epochs), _folder(out, *setting) / f"{name}-{seed}"
+        found[name].append(learned(learner, stream, run, progress))
     progress.update(f"{kind}, {scenario}", len(seeds) * len(asked), len(seeds) * len(asked))
     tests = sum(len(e.test) for e in digits_stream(kind, scenario, 0))
-    lines = [f"## {kind.capitalize()}, {scenario}-incremental", "", f"{tests} test items a seed.", ""]
+    longer = "" if epochs == EPOCHS else f", {epochs} epochs"
+    lines = [f"## {kind.capitalize()}, {scenario}-incremental{longer}", "", f"{tests} test items a seed.", ""]
     lines += ["| | ACC | learning accuracy | forgetting | ACC - none | p | minutes |", "|---" * 7 + "|"]
     for name, each in found.items():
         gains = [a["accuracy"] - b["accuracy"] for a, b in zip(each, found["none"], strict=True)]

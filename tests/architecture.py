@@ -25,13 +25,14 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     merging tensor_files traces
     data models
     method objectives rewards metrics
+    needs
     merge_rules combine
     methods agents
     learner reference_weights checkpoint watch evaluate registry run_folder stopping
     fold references merge_folders
     wording figures run_view verdict
     grid
-    report dashboard serve testing terminal progress asking
+    report dashboard serve integrations testing terminal progress asking
     demo demo_stream
     options console
     compare_command merge_command
@@ -50,7 +51,11 @@ MORE_ARGUMENTS = {
     "everlearn.models.attention.attend",  # transformers' own signature
     "everlearn.models.slots.attend",  # transformers calls it by these names; an unknown one has to fail
 }
-KEYWORDS = {"everlearn.models.attention", "everlearn.models.layers"}  # called with whatever a model passes along
+KEYWORDS = {
+    *("everlearn.models.attention", "everlearn.models.layers"),  # called with whatever a model passes along
+    "everlearn.integrations.continual",  # passes a trainer its own arguments on
+    "everlearn.integrations.trl",  # as above; and TRL calls rewards with all columns of a row
+}
 LATE_IMPORTS = {  # so that --help answers without loading torch
     "everlearn.cli",
     "everlearn.compare_command",
@@ -94,6 +99,7 @@ OPEN_TREES = {"everlearn.errors"}  # an error's kin is its meaning
 WHOLE = {
     "architecture",
     "benchmarks",
+    "cft_study",
     "digits",
     "documents",
     "launches",
@@ -259,7 +265,7 @@ def _outside(tree: Tree) -> Iterator[tuple[Module, int, str]]:
 def files_and_functions_are_short(tree: Tree) -> Violations:
     lengths = []
     for module in tree.modules.values():
-        if (count := len(module.text.splitlines())) > FILE_LINES:
+        if (count := len(module.text.splitlines())) > FILE_LINES and module.name != "everlearn":  # a list of names
             yield module, count, f"has more than {FILE_LINES} lines"
     for module, node in nodes(tree, ast.FunctionDef, ast.AsyncFunctionDef):
         if (length := body_lines(node)) > BODY_LINES:

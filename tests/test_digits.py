@@ -91,7 +91,8 @@ def test_the_best_strength_is_taken_and_of_equals_the_smallest():
 def test_class_incremental_forgets_all_but_what_is_replayed(out):
     stream = digits_stream("split", "class", 0)
     asked = {"none": chain(), "ewc": EWC(1e4), "er": FIXED["er"]}
-    found = {name: learned(stream, name, method, 0, out, Silent()) for name, method in asked.items()}
+    learners = {name: digits_learner(stream, method, 0, out) for name, method in asked.items()}
+    found = {name: learned(learner, stream, out / name, Silent()) for name, learner in learners.items()}
     accuracy = {name: measures["accuracy"] for name, measures in found.items()}
     assert found["none"]["learning_accuracy"] > 0.95
     assert accuracy["none"] == pytest.approx(0.2, abs=0.03)

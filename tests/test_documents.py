@@ -62,6 +62,8 @@ def test_a_python_block_is_python(text: str) -> None:
 
 @pytest.mark.parametrize("text", blocks("python", "run"))
 def test_a_python_block_marked_run_runs(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for needed in re.findall(r"^from (trl|peft|datasets) import", text, re.M):
+        pytest.importorskip(needed, reason=f"the block needs {needed}: pip install 'everlearn[trl]'.")
     monkeypatch.chdir(tmp_path)
     Path("block.py").write_text(text, encoding="utf-8")
     runpy.run_path("block.py", run_name="__main__")
@@ -112,6 +114,9 @@ def test_every_method_says_what_it_costs_and_where_it_works() -> None:
         assert all(row.values()), row
         assert row["shardings"] in ("any", "replicated")
     assert {row["method"]: row["shardings"] for row in costs()}["EWC"] == "replicated"
+    needs = {row["method"]: row["needs"] for row in costs()}
+    assert needs["ProgressivePrompts"] == "the task at inference, boundaries"
+    assert needs["EWC"] == "nothing"
 
 
 def test_a_method_has_a_page_and_a_misspelt_one_a_hint() -> None:

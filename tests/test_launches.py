@@ -45,7 +45,7 @@ def words(folder: Path, out: str) -> list[str]:
     """What is asked of the command; in fp64, so that no outcome hangs on the order of a sum."""
     asked = ["run", str(folder / "stream.yaml"), "--model", str(folder / "toy"), "--suite", "none", "--json"]
     asked += ["--recipe", "Recipe(AdamW(learning_rate=2e-2), batch_size=6, length=64, epochs=3)"]
-    asked += ["--method", "LoRA(rank=4), Replay(fraction=0.3)", "--dtype", "float64"]
+    asked += ["--method", "LoRA(rank=4), Replay(fraction=0.4)", "--dtype", "float64"]
     return [*asked, "--out", str(folder / out)]
 
 

@@ -1,14 +1,10 @@
 """The algebra: chaining is associative, flat, and costs nothing where nothing is overridden."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
-import pytest
 import torch
 
-from everlearn.errors import MethodError
-from everlearn.examples import Batch, Example
+from everlearn.examples import Batch
 from everlearn.method import (
     HOOKS,
     Chain,
@@ -17,8 +13,6 @@ from everlearn.method import (
     Tensors,
     chain,
     overrides,
-    require_scenario,
-    require_sharding,
 )
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.anchors import EWC, L2SP
@@ -82,23 +76,6 @@ def test_grads_leave_no_trace() -> None:
 
 
 @dataclass(frozen=True)
-class Shuffled(Method):
-    """Overrides `data` alone."""
-
-    def data(self, memory: Memory, examples: Sequence[Example], ctx: Context) -> Sequence[Example]:
-        return list(reversed(examples))
-
-
-def test_a_method_is_held_to_replicated_parameters_unless_it_says_more() -> None:
-    for method in (chain(), Shuffled(), LoRA(), Replay(), chain(LoRA(), Replay(), Shuffled())):
-        require_sharding(method, "replicated")
-        require_sharding(method, "sharded")
-    require_sharding(EWC(), "replicated")
-    with pytest.raises(MethodError, match=r"EWC\(.* needs parameters replicated, and this launch has them sharded"):
-        require_sharding(chain(LoRA(), EWC()), "sharded")
-
-
-@dataclass(frozen=True)
 class Plus(Method):
     """Adds to the merged weights, and remembers what it was shown at the end."""
 
@@ -117,18 +94,3 @@ def test_members_end_with_the_weights_that_those_to_their_left_merge() -> None:
     memory = method.end([None] * 4, ctx)
     assert [float(m["shown"]["w"]) for m in (memory[0], memory[2])] == [0.0, 1.0]
     assert float(method.merge(memory, {}, ctx.after, ctx)["w"]) == 11.0
-
-
-@dataclass(frozen=True)
-class Told(Method):
-    """Needs to be told."""
-
-    needs_task: ClassVar[bool] = True
-
-
-def test_a_method_that_has_to_be_told_is_refused_where_the_scenario_does_not_tell() -> None:
-    require_scenario(chain(Told(), LoRA()), "task")
-    require_scenario(chain(LoRA(), Replay()), "class")
-    for method in (Told(), chain(LoRA(), Told())):
-        with pytest.raises(MethodError, match=r"Told\(\) has to be told .* a class-incremental stream"):
-            require_scenario(method, "class")

@@ -24,6 +24,7 @@ from everlearn.data.streams import (
     shared_labels,
     shuffled,
     task_incremental,
+    taught_by,
 )
 from everlearn.errors import ConfigError, DataError
 from everlearn.examples import Example
@@ -255,7 +256,8 @@ def _experience(spec: Mapping[str, Any], part: _Parts, closed: bool) -> Experien
         metric = resolve_name(REASONING_GYM)(spec["task"]["name"])
     else:
         metric = default_metric(part.test, closed)
-    return experience(spec["name"], part.train, part.test, part.validation, metric, part.labels)
+    found = experience(spec["name"], part.train, part.test, part.validation, metric, part.labels)
+    return taught_by(found, spec["objective"]) if "objective" in spec else found
 
 
 def _ordered(stream: Stream, order: Mapping[str, int] | Sequence[str]) -> Stream:

@@ -95,6 +95,25 @@ def _next_token() -> Objective:
     return objective
 
 
+def taught_by(experience: Experience, objective: Objective | str) -> Experience:
+    """The experience with another objective.
+
+    Args:
+        experience: what is learned.
+        objective: an object, or an expression such as "PolicyGradient(Exact())".
+
+    Raises:
+        ConfigError: if the expression makes no objective.
+    """
+    found = parse(objective) if isinstance(objective, str) else objective
+    if not isinstance(found, Objective):
+        raise ConfigError(
+            f"experience {experience.name!r}: {objective!r} is no objective; give one such as NextToken() or "
+            "PolicyGradient(Exact())."
+        )
+    return replace(experience, objective=found)
+
+
 def _metric(name: str, metric: Metric | str) -> Metric:
     found = parse(metric) if isinstance(metric, str) else metric
     if not isinstance(found, _Judge):
@@ -245,6 +264,7 @@ def blurry(stream: Stream, fraction: float, seed: int = 0) -> Stream:
     return replace(
         stream,
         experiences=tuple(replace(e, train=train) for e, train in zip(stream, mixed, strict=True)),
+        blurry=stream.blurry or fraction > 0,
     )
 
 

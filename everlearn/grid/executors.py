@@ -216,7 +216,7 @@ def work(pipe: "Connection[object, object]", cells: Sequence[Cell], threads: int
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(threads)
-    with suppress(EOFError, KeyboardInterrupt, Interrupted):
+    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt, Interrupted):  # who gives the work may die first
         pipe.send(None)
         while True:
             number = pipe.recv()

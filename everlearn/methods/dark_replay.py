@@ -56,6 +56,7 @@ class DER(Method):
 
     keeps: ClassVar[str] = "capacity examples and 6 k + 4 a token, in all"
     computes: ClassVar[str] = "a gradient of stored rows, each step"
+    forgets_apart: ClassVar[str] = "it holds examples to answers from before they were learned"
     reads_batch: ClassVar[bool] = False
 
     strength: float = 0.5

@@ -12,7 +12,7 @@ from everlearn.examples import Batch
 from everlearn.method import Context, Method
 from everlearn.methods.growing import Growing
 from everlearn.models.bank import Bank, banks
-from everlearn.models.products import product_l1, product_overlap
+from everlearn.models.products import product_l1, product_overlap, product_square
 from everlearn.types import Memory
 
 Formula = Literal["paper", "repo"]
@@ -115,28 +115,32 @@ class NLoRA(Growing, Method):
 class SelfRegularizedCLoRA(Growing, Method):
     """Keep a new update off the entries that old ones have changed (C-LoRA, arXiv:2304.06027).
 
-    One adapter for each experience, the old ones frozen, all added up. The penalty is
-    overlap * ||(sum_{i<t} s B_i A_i) . (s B_t A_t)||_2^2, entry by entry, made by blocks of rows and never kept.
-    Another paper of the same name is `RoutingCLoRA`. Folds into the base exactly. A version grows by
-    4 rank (in + out) bytes for each experience and adapted layer.
+    One adapter for each experience, the old ones frozen, all added up. With O = sum_{i<t} s B_i A_i and D = s B_t A_t
+    the penalty is overlap * mean over entries of (O^2 / mean O^2) D^2, made by blocks of rows and never kept: a mean
+    square of D, weighed by how much the old updates have changed each entry. Another paper of the same name is
+    `RoutingCLoRA`. Folds into the base exactly. A version grows by 4 rank (in + out) bytes for each experience and
+    adapted layer.
 
     Differs from the paper: it customises images by diffusion, on keys and values of cross-attention, and its random
-    tokens for concepts have no place here. The mean over entries stands in place of the sum, so that a weight means the
-    same on a model of another size; `scaled=False` is the paper's formula.
+    tokens for concepts have no place here. Its penalty is lambda * ||O . D||_2^2 with lambda = 1e8, of the fourth
+    power of a weight: `scaled=False` is that formula. Here O^2 is scaled to mean 1, as a Fisher is in `EWC`, and the
+    mean over entries stands in place of the sum, so that a weight means the same on a model of another size and at
+    another rate.
 
     Args:
         rank: of each adapter.
         alpha: scales each update by s = alpha / rank; None takes 2 * rank.
         targets: leaf names of the layers to adapt, such as ("q_proj", "v_proj"); "all-linear" takes all but the head.
         dropout: probability of dropping each input of the adapter that learns.
-        overlap: lambda; at 0 this is `IncLoRA`.
+        overlap: nats per token charged for a weighted mean square of the new update of 1; at 0 this is `IncLoRA`. The
+            paper's, for its sum, is 1e8.
         scaled: see above.
     """
 
     keeps: ClassVar[str] = "a count; a version gains an adapter"
     computes: ClassVar[str] = "all adapters, each pass; B A by rows, each step"
     reads_batch: ClassVar[bool] = False
-    overlap: float = 1e8
+    overlap: float = 1e4
     scaled: bool = True
 
     def __post_init__(self) -> None:
@@ -147,11 +151,15 @@ class SelfRegularizedCLoRA(Growing, Method):
     def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:
         """The penalty; it does not depend on the batch."""
         layers = list(banks(ctx.model.module).values())
-        scale, terms = self.shape().scale, []
+        scale, terms, squares = self.shape().scale, list[Tensor](), list[Tensor]()
         for bank in layers:
             old_a, old_b = bank.frozen()
             terms.append(product_overlap(bank.B[-1], scale * bank.A[-1], old_b, scale * old_a))
-        return self.overlap * _total(terms) / (_entries(layers) if self.scaled else 1)
+            squares.append(product_square(old_b, scale * old_a))
+        if not self.scaled:
+            return self.overlap * _total(terms)
+        old = _total(squares)  # of as many entries as the terms: the means' sizes cancel
+        return self.overlap * _total(terms) / torch.where(old > 0, old, 1.0)
 
 
 def _entries(layers: Sequence[Bank]) -> int:

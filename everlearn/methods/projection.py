@@ -37,9 +37,9 @@ PIECE = 1 << 20
 class GEM(Method):
     """Move so that, to first order, no past experience's loss rises (Lopez-Paz & Ranzato 2017, arXiv:1706.08840).
 
-    min 1/2 |x - g|^2 subject to <x, g_k> >= 0 for each past experience k (section 3), by an exact solution of the dual
-    min_v 1/2 v'GG'v + g'G'v with v >= 0, x = G'v + g. g_k is the gradient of k's own objective on the examples that
-    are remembered of it, computed anew in each step.
+    min 1/2 |x - g|^2 subject to <x, g_k> >= 0 for each past experience k (eq. 8), by an exact solution of the dual
+    min_v 1/2 v'GG'v + g'G'v with v >= 0, x = G'v + g (eq. 11). g_k is the gradient of k's own objective on the examples
+    that are remembered of it, computed anew in each step.
 
     Differs from the paper: g is the movement that the optimiser proposes, turned round, so that the constraints hold
     for how the weights do move, whatever the optimiser. Under plain gradient descent both are one.
@@ -49,11 +49,13 @@ class GEM(Method):
 
     Args:
         kept: examples remembered of each experience.
-        margin: gamma, which favours movements that lower old losses, where some constraint is violated. On the update,
-            each g_k is scaled to the length of the proposed movement, so that a margin means the same at any rate.
+        margin: gamma, which favours movements that lower old losses, where some constraint is violated; 0.5 in all of
+            the paper's experiments, of a grid from 0 to 1. On the update, each g_k is scaled to the length of the
+            proposed movement, so that a margin means the same at any rate.
         side: what is projected: "update", the movement; "grad", the paper's; or "both", at twice the cost.
-        formula: how a margin acts. "paper" adds it to the solution v, after which constraints can fail where past
-            experiences conflict with each other; "repo" solves with v >= gamma, and all constraints hold.
+        formula: how a margin acts. "paper" adds it to the solution v (section 3: "adding a small constant gamma >= 0 to
+            v*"), after which constraints can fail where past experiences conflict with each other; "repo", the authors'
+            project2cone2, solves with v >= gamma, and all constraints hold.
     """
 
     keeps: ClassVar[str] = "kept examples of each experience"

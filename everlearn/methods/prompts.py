@@ -40,6 +40,7 @@ class ProgressivePrompts(Method):
     keeps: ClassVar[str] = "a list of names; a version gains 4 length D"
     computes: ClassVar[str] = "length tokens before a prompt, for each experience"
     needs_task: ClassVar[bool] = True
+    needs_boundaries: ClassVar[bool] = True
     length: int = 10
     hidden: int = 128
 

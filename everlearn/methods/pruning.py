@@ -11,7 +11,7 @@ from everlearn.errors import ConfigError, MethodError
 from everlearn.examples import Batch
 from everlearn.method import Context, Method, Tensors
 from everlearn.methods.masks import Bits, any_of, largest, pack_bits, unpack_bits
-from everlearn.methods.quadratics import copies, count, drift, require_strength
+from everlearn.methods.quadratics import copies, count, require_strength, total
 from everlearn.models.adapted import adapted
 from everlearn.types import Memory
 
@@ -70,29 +70,30 @@ class FAPM(Method):
 
 @dataclass(frozen=True)
 class SparseMovement(Method):
-    """Charge for moving the few weights that old experiences have moved most (after CPO, arXiv:2607.04364).
+    """Charge for moving the few weights that old experiences have moved most (CPO, arXiv:2607.04364).
 
-    CPO replaces the divergence on old tasks, whose data are gone, by a sparse penalty on the movement of parameters,
-    with a mask that accumulates over tasks: what a task has moved most is taken for what its behaviour hangs on. Here
-    the `fraction` of each tensor that an experience has moved farthest joins the mask, and strength / 2 * sum over the
-    mask of (theta - theta_last)^2 over the number of all parameters is added, around the last version: `L2SP`'s force
-    on each weight of the mask, and none on the others.
+    CPO replaces the divergence on old tasks, whose data are gone, by a sparse penalty on the movement of parameters:
+    what a task has moved most is taken for what its behaviour hangs on. The `fraction` of each tensor that an
+    experience has moved farthest joins the mask, and strength * mean over tensors of the mean |theta - theta_last| over
+    the tensor's mask is added, around the last version.
 
-    A reconstruction from accounts of the paper, not from its equations. Open choices are the square (rather than the
-    absolute value), the binary mask (rather than a weight that grows with the movement), the rank within each tensor,
-    and that the mask only grows.
+    The formula is that of the authors' release (compute_importance_mask.py and grpo_trainer_cl.py, as kept in
+    YuliangCai667/Multimodal-Continual-RLVR); the paper's equations were not at hand. The release sums over tensors with
+    lambda = 1: the mean stands in its place, so that a strength means the same on a model of another depth. There the
+    objective is a policy gradient, and here any.
 
     Memory: 4 bytes and a bit a trained parameter in all (8 bytes and a bit in float64), however many experiences.
 
     Args:
-        strength: nats per token charged for a mean square drift of 2, over all parameters.
-        fraction: of each tensor, protected after an experience.
+        strength: nats per token charged for a mean drift of 1. The release's, on a model of as many tensors, is 1 a
+            tensor.
+        fraction: of each tensor, rounded down, protected after an experience.
     """
 
     keeps: ClassVar[str] = "4 P in all"
     computes: ClassVar[str] = "a sum over P, each step"
     reads_batch: ClassVar[bool] = False
-    strength: float = 1e4
+    strength: float = 500.0
     fraction: float = 0.1
 
     def __post_init__(self) -> None:
@@ -107,15 +108,19 @@ class SparseMovement(Method):
 
     def loss(self, memory: Memory, batch: Batch, ctx: Context) -> Tensor | float:
         """The penalty; it does not depend on the batch."""
-        parameters, anchor = ctx.trainable(), memory["anchor"]
-        held = {n: unpack_bits(bits, anchor[n].shape) for n, bits in memory["mask"].items() if n in anchor}
-        return self.strength / 2 * drift(parameters, anchor, held) / count(parameters)
+        parameters, anchor, terms = ctx.trainable(), memory["anchor"], []
+        for name, bits in memory["mask"].items():
+            if name in parameters and bits.any():
+                held = unpack_bits(bits, anchor[name].shape).to(parameters[name].device)
+                moved = parameters[name].to(anchor[name].dtype) - anchor[name].to(parameters[name].device)
+                terms.append((held * moved.abs()).sum() / held.sum())
+        return self.strength * total(terms) / max(1, len(terms))
 
     def end(self, memory: Memory, ctx: Context) -> Memory:
         """What the experience has moved farthest joins the mask."""
         anchor = memory["anchor"]
         moved = {n: (t - anchor[n]).abs() for n, t in copies(ctx.trainable()).items() if n in anchor}
-        new = {n: pack_bits(largest(m, round(self.fraction * m.numel())) & (m > 0)) for n, m in moved.items()}
+        new = {n: pack_bits(largest(m, int(self.fraction * m.numel())) & (m > 0)) for n, m in moved.items()}
         return memory | {"mask": any_of([memory["mask"], new])}
 
 

@@ -57,6 +57,7 @@ class LAMOL(Method):
 
     keeps: ClassVar[str] = "counts"
     computes: ClassVar[str] = "a second gradient of each example; sampling, at the beginning"
+    forgets_apart: ClassVar[str] = "it learns what it has written itself, be it wrong"
 
     ratio: float = 0.2
     modelling: float = 0.25

@@ -35,9 +35,10 @@ Course = Literal["constant", "growing"]
 class Replay(Method):
     """Mix stored examples of earlier experiences into the new ones (experience replay, arXiv:1902.10486).
 
-    Stored examples are drawn without replacement until all have been used, then again. Differs from the paper: the
-    share is set by `fraction`, not by a second batch of equal size (see `SpacedReplay` for that). Memory: the text of
-    `capacity` examples, whatever the number of experiences.
+    In each epoch stored examples are drawn anew, without replacement until all have been used, then again. Differs from
+    the paper: the share is set by `fraction`, not by a second batch of equal size (see `SpacedReplay` for that); of few
+    new examples a small fraction is none, 0.1 of four. Memory: the text of `capacity` examples, whatever the number of
+    experiences.
 
     Args:
         fraction: share of replayed examples among all examples trained on, in [0, 1).

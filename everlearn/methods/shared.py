@@ -89,15 +89,17 @@ class SLAO(Method):
 class RoutingCLoRA(Method):
     """Share one adapter, and learn for each experience a small change of how its factors meet (arXiv:2502.17920).
 
-    y = W x + (alpha / rank) B (R_old + R) A x with (rank, rank) routing matrices. After an experience
-    R_old <- R_old + R, and R starts again from zero, so that a new experience begins with the same function. The
-    penalty is orthogonality * ||A_old^T R||_F^2, with A as it was before the experience. Another paper of the name
-    C-LoRA is `SelfRegularizedCLoRA`. Folds into the base exactly. Memory for each adapted layer: 8 rank^2 bytes,
-    however many experiences.
+    y = W x + (alpha / rank) B (R_old + R) A x with (rank, rank) routing matrices (eq. 11). After an experience
+    R_old <- R_old + R, and R starts again from zero, so that a new experience begins with the same function. R_old
+    takes part in the value alone: A and B learn through R, at first not at all (eq. 12, theorem 3.1). The penalty is
+    orthogonality * ||A_old^T R||_F^2 (eq. 26), with A as it was before the experience. Another paper of the name C-LoRA
+    is `SelfRegularizedCLoRA`. Folds into the base exactly. Memory for each adapted layer: 8 rank^2 bytes, however many
+    experiences.
 
-    Reconstruction, where the sources leave open: A and B learn in every experience, as in LoRA at first, when R is the
-    identity; the form of the penalty; its scale, the mean over entries of R, so that a weight means the same on a model
-    of another size.
+    The equations are those that a formal proof of them quotes (Mettapedia, ContinualLowRankRouting), in which the basis
+    of eq. 26 is named no further. Reconstruction, where the sources leave open: that this basis is A; that A and B
+    learn in every experience, as in LoRA at first, when R is the identity; the penalty's scale, the mean over entries
+    of R, so that a weight means the same on a model of another size.
 
     Args:
         rank: r.

@@ -170,12 +170,13 @@ class DELLA(TaskVectors):
 
     In each row of a matrix the chance of being dropped falls with the rank of the magnitude, evenly from
     p + spread / 2 to p - spread / 2 (MagPrune); what stays is divided by its own chance of staying. Then as TIES.
-    Reconstruction: whether ranks count from 0 or 1 is open; here both ends are reached. Memory: 20 N bytes.
+    Both ends are reached, by the smallest and the largest of a row, as in the authors' code (declare-lab/della,
+    mergekit/sparsify.py, rank_magnitude, where a row's ranks are scaled to [0, 1]). Memory: 20 N bytes.
 
     Args:
         drop: p, the mean chance of being dropped.
-        spread: epsilon, from the least to the most likely.
-        scale: lambda.
+        spread: epsilon, the code's window_size, from the least to the most likely; its example drops 0.3 with 0.14.
+        scale: lambda; 1.1 in that example.
         formula: "mergekit" spreads twice as far, and enlarges so that each tensor keeps its sum of magnitudes.
         begins: where an expert's training begins: "base", "last" or "merged".
     """

@@ -40,13 +40,15 @@ class TreeLoRA(Method):
     Reconstruction, where the sources leave open: a layer's gradient is that of its A and B together; distances are
     ||g - g_j||_1 / (||g||_1 + ||g_j||_1), in [0, 1]; the term is -alignment * ramp * (mean over layers of the cosine of
     A and the A that experience j ended with), where ramp rises over one epoch from 0 to 1. The paper's sparse updates
-    are the adapters themselves.
+    are the adapters themselves. An account of the paper has another bound, mean - 2 sqrt(log s / n), and for the term
+    the distance ||g - g_j||_1 itself, whose gradient with respect to A is one of second order.
 
-    The official code, `formula="repo"`, takes the mean of A over an experience's steps for its gradient, has no use for
-    the tree, and draws j from softmax(distance_j + bonus_j), a sign that prefers experiences that are farther away. Its
-    term is -alignment * ramp * S / detached S with S = sum over layers of <A, A_j>, so that the size of S grows, be S
-    positive or negative. Differs from it: the official term is multiplied by each step's loss, and here alignment is in
-    nats; the official mean starts again in each epoch.
+    The official code, `formula="repo"`, takes the mean of A over an experience's steps for its gradient and draws j
+    from softmax(distance_j + bonus_j), a sign that prefers experiences that are farther away, with the number of steps
+    in an epoch for N. Its term is -alignment * ramp * S / detached S with S = sum over layers of <A, A_j>, so that the
+    size of S grows, be S positive or negative. Differs from it: the official term is multiplied by each step's loss,
+    and here alignment is in nats; the official mean starts again in each epoch; and its scores are stretched to a range
+    of 1, those on one side of the tree's root by a further factor, which is all the use that it has for the tree.
 
     Memory for each experience and adapted layer: 4 rank (2 in + out) bytes, or 4 rank in for the official formula.
 
@@ -118,7 +120,8 @@ class TreeLoRA(Method):
                 visits[name] = passed(seen, path, distance(now[name], old[chosen[name]]))
             else:
                 far = [float((mean[name] - g.to(now[name])).abs().mean()) for g in old]
-                chosen[name] = drawn(far, seen, ctx.step, ctx.rng(name))
+                steps = -(-len(ctx.experience.train) // ctx.plan.batch_size)
+                chosen[name] = drawn(far, seen, steps, ctx.step, ctx.rng(name))
                 visits[name] = passed(seen, str(chosen[name]), far[chosen[name]])
         return memory | {"mean": mean, "steps": count + 1, "chosen": chosen, "visits": visits}
 
@@ -186,10 +189,18 @@ def passed(visits: Visits, path: str, found: float) -> dict[str, tuple[int, floa
     return more
 
 
-def drawn(far: Sequence[float], visits: Visits, step: int, rng: torch.Generator) -> int:
-    """An experience drawn as the official code draws: the farther, the likelier."""
+def drawn(far: Sequence[float], visits: Visits, steps: int, step: int, rng: torch.Generator) -> int:
+    """An experience drawn as the official code draws: the farther, the likelier.
+
+    Args:
+        far: the distance of each old experience.
+        visits: so far.
+        steps: N, of an epoch.
+        step: s.
+        rng: random source.
+    """
     counts = [visits.get(str(i), (0, 0.0))[0] for i in range(len(far))]
-    scores = [d + bonus(max(n, 1), len(far), step) for d, n in zip(far, counts, strict=True)]
+    scores = [d + bonus(max(n, 1), steps, step) for d, n in zip(far, counts, strict=True)]
     return int(torch.multinomial(torch.tensor(scores, dtype=torch.float64).softmax(0), 1, generator=rng))
 
 

@@ -44,7 +44,8 @@ class ExactMatch:
         """The model generates."""
         return "generate"
 
-    def _clean(self, text: str) -> str:
+    def clean(self, text: str) -> str:
+        """The text as it is compared."""
         text = text.lower() if self.ignore_case else text
         text = text.translate(DELETE_PUNCTUATION) if self.ignore_punctuation else text
         text = " ".join(text.split()) if self.collapse_spaces else text
@@ -52,7 +53,7 @@ class ExactMatch:
 
     def score(self, example: Example, reply: Reply) -> float:
         """0 or 1."""
-        return float(self._clean(reply.text) == self._clean(example.response))
+        return float(self.clean(reply.text) == self.clean(example.response))
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,16 @@ def product_overlap(b: Tensor, a: Tensor, old_b: Tensor, old_a: Tensor) -> Tenso
     return _sum(b, a, term)
 
 
+def product_square(b: Tensor, a: Tensor) -> Tensor:
+    """Sum of the squares of B A: tr(B'B A A'), which needs nothing larger than the ranks.
+
+    Args:
+        b: (out, rank).
+        a: (rank, in).
+    """
+    return ((b.T @ b) * (a @ a.T)).sum()
+
+
 def _sum(b: Tensor, a: Tensor, term: Term) -> Tensor:
     found: Tensor = _Sum.apply(b, a, term)  # type: ignore[no-untyped-call]
     return found

@@ -12,8 +12,8 @@ from everlearn.models.lora import Paired
 class RoutingLinear(Paired):
     """A frozen linear layer and one adapter: y = W x + b + scale B (old + R) A x.
 
-    R (rank, rank), which learns, is the identity at first, and `old`, which is fixed, is zero: a plain adapter.
-    The arguments are those of `Paired`.
+    R (rank, rank), which learns, is the identity at first, and `old`, which is fixed, is zero: a plain adapter. A and B
+    learn through R alone: the old path takes part in the value and in no gradient. The arguments are those of `Paired`.
     """
 
     learns: ClassVar[tuple[str, ...]] = ("A", "B", "R")
@@ -24,8 +24,9 @@ class RoutingLinear(Paired):
         self.old = nn.Parameter(torch.zeros_like(self.R), requires_grad=False)
 
     def pairs(self) -> Pairs:
-        """The one pair, with the routing in A."""
-        return (self.scale * (self.old + self.R) @ self.A,), (self.B,)
+        """The old path, without gradients, and the new one, each with its routing in A."""
+        old = (self.scale * self.old @ self.A).detach()
+        return (old, self.scale * self.R @ self.A), (self.B.detach(), self.B)
 
 
 def routings(module: nn.Module) -> dict[str, RoutingLinear]:

@@ -1,1 +1,1 @@
-"""How good an answer is."""
+"""Rewards: how the completions of a prompt are scored for learning; one file per family."""

@@ -1,20 +1,25 @@
-"""What a reward is."""
+"""What a reward is: all completions of one prompt in, a number or None for each out; and how several make one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from everlearn.examples import Example
+from everlearn.errors import ConfigError
+from everlearn.examples import Example, Message
+from everlearn.types import Metric, Reply
+
+Scores = list[float | None]
+"""A score for each completion of a prompt; None where it cannot be scored, and is left out of learning."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is judged.
+    """One completion of a prompt, as rewards see it.
 
     Args:
         text: without special tokens.
-        finished: whether it ended by itself, rather than at a limit.
-        tokens: its length.
+        finished: whether it ended by itself, rather than at the sampling's limit.
+        tokens: its length, the end token counted.
     """
 
     text: str
@@ -22,8 +27,173 @@ class Answer:
     tokens: int = 0
 
 
+@runtime_checkable
 class Reward(Protocol):
-    """Frozen data."""
+    """How completions are scored for learning. Frozen data.
 
-    def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
-        """How good each reply of a group is; None where that cannot be told."""
+    The completions of one prompt (a *group*) come together, since votes and comparing judges need them all. A
+    member's score does not depend on the order of the group unless a reward says so, and is the same each time.
+    """
+
+    def score(self, example: Example, replies: Sequence[Answer]) -> Scores:
+        """One score for each reply, higher is better; None where it cannot be scored, which is never 0."""
+
+
+def question(example: Example) -> tuple[Message, ...]:
+    """The turns that the model is asked to go on from: all, but for an assistant's at the end."""
+    return example.messages[:-1] if _is_answered(example) else example.messages
+
+
+def right_answer(example: Example) -> str | None:
+    """The assistant's turn at the end of an example; None where there is none, or it is blank: nobody knows it."""
+    return example.response if _is_answered(example) and example.response.strip() else None
+
+
+def _is_answered(example: Example) -> bool:
+    return bool(example.messages) and example.messages[-1].role == "assistant"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The score that a metric of text gives each completion by itself, in [0, 1]; None where no answer is known.
+
+    Args:
+        metric: one that reads generated text, such as `RougeL()`.
+    """
+
+    metric: Metric
+
+    def __post_init__(self) -> None:
+        """Refuse a metric that judges by likelihood."""
+        if self.metric.question != "generate":
+            raise ConfigError(
+                f"Scored: {self.metric} judges by likelihood, and a completion has text alone; "
+                "use a metric of generated text, such as ExactMatch."
+            )
+
+    def score(self, example: Example, replies: Sequence[Answer]) -> Scores:
+        """See `Reward`."""
+        if right_answer(example) is None:
+            return [None] * len(replies)
+        return [self.metric.score(example, Reply(reply.text)) for reply in replies]
+
+
+@dataclass(frozen=True)
+class IfFinished:
+    """Another reward for what ended by itself, and what is declared here for what was cut off at the limit.
+
+    Args:
+        reward: of a finished completion. Cut ones are shown to it too, so that votes and comparisons see the group.
+        otherwise: of a cut one; None leaves it out of learning (arXiv:2503.14476, "overlong filtering").
+    """
+
+    reward: Reward
+    otherwise: float | None = None
+
+    def score(self, example: Example, replies: Sequence[Answer]) -> Scores:
+        """See `Reward`."""
+        scores = self.reward.score(example, replies)
+        return [s if reply.finished else self.otherwise for s, reply in zip(scores, replies, strict=True)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One reward among several.
+
+    Args:
+        reward: what scores.
+        weight: its score is multiplied by it.
+        required: whether a completion that it cannot score cannot be scored at all.
+    """
+
+    reward: Reward
+    weight: float = 1.0
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """The weighted sum of several rewards over those that could score, as TRL sums them (`nansum`).
+
+    Unlike TRL's, which is 0 then, the sum over no score at all is None. Weights are not made to sum to 1 again where a
+    part is None: a completion that misses a part has less to win; mark as `required` what it may not miss.
+
+    Args:
+        parts: the rewards, each with its weight.
+    """
+
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a sum of nothing."""
+        if not self.parts:
+            raise ConfigError("Weighted: there are no parts; give it one at least, as in Weighted((Part(Exact()),)).")
+
+    def score(self, example: Example, replies: Sequence[Answer]) -> Scores:
+        """See `Reward`."""
+        columns = [part.reward.score(example, replies) for part in self.parts]
+        return [self._sum(scores) for scores in zip(*columns, strict=True)]
+
+    def _sum(self, scores: Sequence[float | None]) -> float | None:
+        if any(s is None and part.required for s, part in zip(scores, self.parts, strict=True)):
+            return None
+        found = [part.weight * s for s, part in zip(scores, self.parts, strict=True) if s is not None]
+        return sum(found) if found else None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of completions, counted for logs: an empty one is not a wrong one, and a None is not a 0.
+
+    Args:
+        completions: all there are.
+        empty: those without text, whatever their score.
+        cut: those that did not end by themselves, whatever their score.
+        unscorable: those that were scored None.
+        groups: prompts.
+        unscorable_groups: prompts whose completions are all unscorable; nothing is learned from them.
+        uniform_groups: prompts whose scores, two or more, are all the same; group advantages are zero there.
+        single_groups: prompts with one score alone; it has nothing to be compared with.
+        total: sum of all scores.
+    """
+
+    completions: int = 0
+    empty: int = 0
+    cut: int = 0
+    unscorable: int = 0
+    groups: int = 0
+    unscorable_groups: int = 0
+    uniform_groups: int = 0
+    single_groups: int = 0
+    total: float = 0.0
+
+    @property
+    def mean(self) -> float | None:
+        """Of all scores; None where there is none."""
+        scored = self.completions - self.unscorable
+        return self.total / scored if scored else None
+
+    def __add__(self, other: "Tally") -> "Tally":
+        """Of both."""
+        return Tally(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+
+def tally(replies: Sequence[Answer], scores: Sequence[float | None]) -> Tally:
+    """What became of the completions of one prompt; tallies of several prompts are added up.
+
+    Args:
+        replies: the completions.
+        scores: theirs, in the same order.
+    """
+    found = [s for s in scores if s is not None]
+    return Tally(
+        completions=len(replies),
+        empty=sum(not reply.text.strip() for reply in replies),
+        cut=sum(not reply.finished for reply in replies),
+        unscorable=len(scores) - len(found),
+        groups=1,
+        unscorable_groups=int(not found),
+        uniform_groups=int(len(found) > 1 and len(set(found)) == 1),
+        single_groups=int(len(found) == 1),
+        total=sum(found),
+    )

@@ -27,7 +27,8 @@ each hook receives and returns stands in [concepts](concepts.md#methods-act-in-e
 
 Below each method stands what it costs: the bytes it keeps, and what it computes beside plain learning. P numbers learn
 of N in all; an example is its text; r is a rank, in and out a layer's widths, T the tokens of an example, D the model's
-width. Parameters lie replicated on every process, or sharded as well (any)."""
+width. Parameters lie replicated on every process, or sharded as well (any). A few need to be told the task at
+inference, or boundaries, which a blurry stream has not; all others take any stream as it is cut."""
 
 ERRORS = """# Errors
 
@@ -55,6 +56,7 @@ def method_rows() -> list[dict[str, str]]:
         row = {"method": kind.__name__, "in one line": CITATION.sub("", prose.partition("\n")[0])}
         row["hooks"] = ", ".join(hook for hook in HOOKS if hook in hooks)
         row["memory"], row["compute"], row["shardings"] = kind.keeps, kind.computes, _shardings(kind)
+        row["needs"] = _needs(kind)
         row["parameters"] = ", ".join(f"{name}={default}" for name, default in _defaults(kind).items())
         row["papers"] = ", ".join(dict.fromkeys(match[0] for match in ARXIV.finditer(prose))) or _named(prose)
         rows.append(row)
@@ -67,9 +69,14 @@ def _shardings(kind: type[Method]) -> str:
     return "any" if len(kind.shardings) > 1 else ", ".join(kind.shardings)
 
 
+def _needs(kind: type[Method]) -> str:
+    needs = {"the task at inference": kind.needs_task, "boundaries": kind.needs_boundaries}
+    return ", ".join(name for name, needed in needs.items() if needed) or "nothing"
+
+
 def costs() -> list[dict[str, str]]:
-    """The table of methods for a terminal: where each acts, what it costs, where it works, and its paper."""
-    shown = ("method", "hooks", "memory", "compute", "shardings", "papers")
+    """The table of methods for a terminal: where each acts, what it costs and needs, where it works, its paper."""
+    shown = ("method", "hooks", "memory", "compute", "shardings", "needs", "papers")
     return [{name: row[name].replace("arXiv:", "") for name in shown} for row in method_rows()]
 
 
@@ -86,7 +93,8 @@ def method_page(name: str) -> str:
             f"there is no method {name!r}; did you mean {' or '.join(near) or 'one of `everlearn methods`'}?"
         )
     (row,) = [row for row in method_rows() if row["method"] == name]
-    facts = [f"{what:<11}{row[what] or 'none'}" for what in ("hooks", "memory", "compute", "shardings", "papers")]
+    shown = ("hooks", "memory", "compute", "shardings", "needs", "papers")
+    facts = [f"{what:<11}{row[what] or 'none'}" for what in shown]
     return "\n".join([f"{name}({row['parameters']})", "", inspect.getdoc(found[name]) or "", "", *facts])
 
 
@@ -99,7 +107,8 @@ def methods_page() -> str:
         table.append(_row(f"[`{name}`](#{name.lower()})", row["in one line"], row["hooks"], papers))
         parameters = [_row(f"`{n}`", f"`{default}`", meanings[n]) for n, default in _defaults(kind).items()]
         sections += ["", f"## {name}", "", f"`{kind.__module__}:{name}`", "", _escaped(prose), ""]
-        sections += [f"Memory: {row['memory']}. Compute: {row['compute']}. Parameters: {row['shardings']}."]
+        needs = "" if row["needs"] == "nothing" else f" Needs: {row['needs']}."
+        sections += [f"Memory: {row['memory']}. Compute: {row['compute']}. Parameters: {row['shardings']}.{needs}"]
         sections += ["", *_header("parameter", "default", "meaning"), *parameters] if parameters else []
     return "\n".join([NOTE, METHODS, "", *table, *sections, ""])
 

@@ -14,6 +14,8 @@ from everlearn.data.stream_file import load_stream, read_stream, stream_schema
 from everlearn.errors import ConfigError, DataError
 from everlearn.metrics.likelihood import Choice, TokenAccuracy
 from everlearn.metrics.text import ExactMatch
+from everlearn.objectives.policy_gradient import PolicyGradient
+from everlearn.rewards.text import Exact
 from everlearn.types import Experience, Reply
 
 Write = Callable[..., Path]
@@ -140,6 +142,15 @@ def test_a_limit_leaves_some_rows_of_each_part(write: Write) -> None:
     assert (len(e.train) + len(e.validation), len(e.test)) == (60, 7)
 
 
+def test_an_objective_is_taken_from_the_file(write: Write) -> None:
+    e = load_stream(
+        write("experiences:\n" + A.replace("}", ', objective: "PolicyGradient(Exact(), group=4)"}'))
+    ).experiences[0]
+    assert e.objective == PolicyGradient(Exact(), group=4)
+    with pytest.raises(ConfigError, match=r"2: experiences.0.: .*is no objective; give one such as NextToken"):
+        load_stream(write("experiences:\n" + A.replace("}", ", objective: Exact()}")))
+
+
 def test_fields_and_metric_are_taken_from_the_file(write: Write, tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("question,reply\n" + "".join(f"q{i},r{i}\n" for i in range(30)))
     e = only(
@@ -263,6 +274,7 @@ experiences:
     test: {path: ., split: a-test}
     signal: demonstrations
     layout: auto
+    objective: NextToken()
     metric: Choice()
     labels: ["yes", "no"]
     limit: {train: 90, validation: 5, test: 9}

@@ -170,6 +170,7 @@ def test_a_blurry_stream_moves_the_fraction_and_loses_and_repeats_no_row(fractio
         assert (new.test, new.validation, new.candidates) == (old.test, old.validation, old.candidates)
     again = blurry(stream, fraction, seed)
     assert [list(e.train) for e in again] == [list(e.train) for e in mixed]
+    assert mixed.blurry is (fraction > 0)
 
 
 def test_rows_that_move_are_spread_over_all_other_experiences() -> None:

@@ -79,7 +79,19 @@ def test_self_regularised_clora_by_hand() -> None:
     # s B_1 A_1 = 2 ((1, 2), (3, 6)), s B_2 A_2 = 2 ((6, -2), (0, 0)): products 24 and -16
     method = SelfRegularizedCLoRA(1, overlap=0.5, scaled=False)
     assert penalty(method, [OLD, NEW]).item() == pytest.approx(0.5 * (24**2 + 16**2))
-    assert penalty(SelfRegularizedCLoRA(1, overlap=0.5), [OLD, NEW]).item() == pytest.approx(0.5 * (24**2 + 16**2) / 4)
+    # mean of the old squares: 4 (1 + 4 + 9 + 36) / 4 = 50; over four entries the mean product is (24^2 + 16^2) / 4
+    scaled = SelfRegularizedCLoRA(1, overlap=0.5)
+    assert penalty(scaled, [OLD, NEW]).item() == pytest.approx(0.5 * (24**2 + 16**2) / 4 / 50)
+
+
+def test_how_far_old_updates_went_does_not_change_self_regularised_clora() -> None:
+    # The old update ten times as large says where, and not how strongly, a new one is held; the new one counts squared.
+    farther = (OLD[0], [[10 * x for x in row] for row in OLD[1]])
+    twice = (NEW[0], [[2 * x for x in row] for row in NEW[1]])
+    method = SelfRegularizedCLoRA(1, overlap=0.5)
+    once = penalty(method, [OLD, NEW]).item()
+    assert penalty(method, [farther, NEW]).item() == pytest.approx(once)
+    assert penalty(method, [OLD, twice]).item() == pytest.approx(4 * once)
 
 
 def test_weights_without_a_meaning_are_refused() -> None:

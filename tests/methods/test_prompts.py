@@ -21,6 +21,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.routes import unrouted
 from everlearn.models.soft_prompts import SoftPrompts
+from everlearn.needs import require_stream
 from everlearn.testing.toys import question, toy_folder, toy_model, toy_stream
 from everlearn.types import Given, State
 from tests.models.lively import lively_model
@@ -145,6 +146,8 @@ def test_a_blurry_stream_has_not_the_boundaries_that_prompts_need() -> None:
     learner, model = Learner("toy", PROGRESSIVE, RECIPE), toy_model()
     with pytest.raises(MethodError, match="needs boundaries between experiences, which a blurry stream has not"):
         learn(learner, model, learner.start(model), mixed.experiences[0])
+    with pytest.raises(MethodError, match=r"ProgressivePrompts\(.*\) needs boundaries .* 'toy' is blurry"):
+        require_stream(PROGRESSIVE, replace(mixed, scenario="task"))
 
 
 def test_a_task_incremental_run_asks_each_experience_with_its_own_prompt(tmp_path: Path) -> None:

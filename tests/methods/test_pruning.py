@@ -88,8 +88,8 @@ def test_sparse_movement_by_hand() -> None:
     memory = method.begin(method.end(memory, at(model)), at(model, seen=1))
     assert unpack_bits(memory["mask"]["w"], model.weight.shape).tolist() == [False, True]
     assert penalty(method, memory, model) == (0, [0, 0])
-    model.move(3.0, 1.0)
-    assert penalty(method, memory, model) == (10 / 2 * 1 / 2, [0, 10 * 1 / 2])
+    model.move(3.0, -1.5)
+    assert penalty(method, memory, model) == (10 * 1.5, [0, -10])  # the mean over a mask of one
     assert unpack_bits(method.end(memory, at(model))["mask"]["w"], model.weight.shape).tolist() == [True, True]
 
 

@@ -1,17 +1,25 @@
 """Replay mixes the share it promises, from the experiences it has seen."""
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from everlearn.errors import ConfigError
+from everlearn.errors import ConfigError, Interrupted
 from everlearn.examples import Example
-from everlearn.method import Context, Method
+from everlearn.learner import Learner, learn
+from everlearn.method import Context, Method, chain
 from everlearn.methods.replay import Replay, RepresentativeReplay, SpacedReplay, replayed
 from everlearn.models.features import prompt_features
+from everlearn.testing.laws import RECIPE
 from everlearn.testing.toys import question, toy_model, toy_stream
+from everlearn.types import Memory
+from everlearn.watch import Watch
+from everlearn.weights import equal
 
 
 def contexts() -> list[Context]:
@@ -187,3 +195,34 @@ def test_unknown_selections_are_refused() -> None:
         SpacedReplay(every=0)
     with pytest.raises(ConfigError, match="selection is reservoir"):
         replace(SpacedReplay(), selection="diverse")  # type: ignore[arg-type]
+
+
+SHOWN: list[set[str]] = []
+
+
+@dataclass(frozen=True)
+class Seeing(Method):
+    """Notes which old rows each epoch has."""
+
+    def data(self, memory: Memory, examples: Sequence[Example], ctx: Context) -> Sequence[Example]:
+        SHOWN.append({e.key for e in examples if e.origin != ctx.experience.name})
+        return examples
+
+
+def test_each_epoch_replays_others_and_a_resumed_one_the_same(tmp_path: Path) -> None:
+    method, stream = chain(Replay(fraction=0.2), Seeing()), toy_stream()
+    learner, model = Learner("toy", method, replace(RECIPE, epochs=4)), toy_model()
+    first = learn(learner, model, learner.start(model), stream.experiences[0])
+    SHOWN.clear()
+    straight = learn(learner, model, first, stream.experiences[1])
+    shown = SHOWN.copy()
+    assert [len(rows) for rows in shown] == [3] * 4  # a fifth of 15
+    assert len(set().union(*shown)) > 6
+    asked = iter([False] * 5)  # four steps are an epoch: the sixth is in the second
+    with suppress(Interrupted):
+        fresh = learner.restore(toy_model(), first)
+        learn(learner, fresh, first, stream.experiences[1], Watch(tmp_path / "c", stop=lambda: next(asked, True)))
+    SHOWN.clear()
+    resumed = learn(learner, learner.restore(toy_model(), first), first, stream.experiences[1], Watch(tmp_path / "c"))
+    assert shown[1:] == SHOWN
+    assert equal(resumed.weights, straight.weights)

@@ -50,8 +50,12 @@ def test_the_bandit_settles_on_the_nearest_experience() -> None:
 
 
 def test_the_official_code_prefers_what_is_farther() -> None:
-    draws = [drawn([1.0, 5.0], {}, 0, torch.Generator().manual_seed(seed)) for seed in range(300)]
+    draws = [drawn([1.0, 5.0], {}, 4, 0, torch.Generator().manual_seed(seed)) for seed in range(300)]
     assert sum(draws) / 300 == pytest.approx(1 / (1 + math.exp(-4)), abs=0.03)
+    # Seen 1 and 9 times in an epoch of 4 steps: sqrt(log(2 * 4 * 1 * 2) / 2) = 1.18 against a third of it, 0.39
+    seen = {"0": (1, 1.0), "1": (9, 1.0)}
+    draws = [drawn([1.0, 1.0], seen, 4, 0, torch.Generator().manual_seed(seed)) for seed in range(300)]
+    assert sum(draws) / 300 == pytest.approx(1 / (1 + math.exp(1.1774 - 0.3925)), abs=0.06)
 
 
 def test_distances_are_parts_of_both_lengths() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from everlearn.models import products
-from everlearn.models.products import product_l1, product_overlap
+from everlearn.models.products import product_l1, product_overlap, product_square
 
 
 @pytest.fixture(autouse=True)
@@ -35,5 +35,12 @@ def test_the_overlap_is_that_of_whole_matrices() -> None:
     fixed = (old_b @ old_a).detach()
     expected = ((b @ a) * fixed).square().sum()
     found = product_overlap(b, a, old_b.detach(), old_a.detach())
+    assert found.item() == pytest.approx(expected.item())
+    same_gradients(found, expected, b, a)
+
+
+def test_the_sum_of_squares_is_that_of_the_whole_matrix() -> None:
+    b, a = pair(0)
+    expected, found = (b @ a).square().sum(), product_square(b, a)
     assert found.item() == pytest.approx(expected.item())
     same_gradients(found, expected, b, a)

@@ -24,6 +24,21 @@ def test_the_routing_stands_between_the_factors() -> None:
     assert layer(torch.tensor([1.0, 1.0], dtype=torch.float64)).item() == 3 + 33
 
 
+def test_factors_learn_through_the_new_routing_alone() -> None:
+    layer = RoutingLinear(nn.Linear(1, 1, bias=False, dtype=torch.float64), 1, 2.0)
+    with torch.no_grad():
+        layer.base.weight.zero_()
+        for parameter, value in ((layer.A, 1.0), (layer.B, 3.0), (layer.R, 7.0), (layer.old, 5.0)):
+            parameter.fill_(value)
+    y = layer(torch.ones(1, dtype=torch.float64))
+    assert y.item() == 2 * 3 * (5 + 7) * 1
+    y.backward()
+    # dy/dA = s B R, dy/dB = s R A, dy/dR = s B A; with the old path they would be 72, 24 and 6
+    gradients = [p.grad.item() for p in (layer.A, layer.B, layer.R) if p.grad is not None]
+    assert gradients == [42.0, 14.0, 6.0]
+    assert layer.old.grad is None
+
+
 def test_folding_keeps_the_function_and_a_fresh_adapter_is_none() -> None:
     tokens = torch.arange(24).reshape(2, 12) * 5 % 51
     module = toy_module()

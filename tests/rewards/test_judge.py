@@ -1,0 +1,88 @@
+"""A judge's marks and verdicts, by judges that are functions."""
+
+import pytest
+
+from everlearn.errors import ConfigError
+from everlearn.examples import Example, Message
+from everlearn.rewards.judge import Judge, PairJudge
+from everlearn.rewards.reward import Answer
+
+ASKED = Example(messages=(Message("user", "Say {a} or {reply}."), Message("assistant", "a")))
+
+
+def between(text, begin, end):
+    return text.partition(f"[{begin}]\n")[2].partition(f"\n[{end}]")[0]
+
+
+def pair(messages):
+    text = messages[0].content
+    return between(text, "Reply A", "End of reply A"), between(text, "Reply B", "End of reply B")
+
+
+def by_length(messages):
+    """Marks a reply by its length."""
+    [message] = messages
+    assert message.role == "user"
+    assert "Say {a} or {reply}." in message.content  # braces of a request are not places
+    return f"Let me see. Rating: 3? No.\nRating: {len(between(message.content, 'Reply', 'End of reply'))}"
+
+
+def speechless(messages):
+    return "I would rather not say."
+
+
+def longer(messages):
+    a, b = pair(messages)
+    return f"Verdict: {'A' if len(a) > len(b) else 'B' if len(b) > len(a) else 'tie'}"
+
+
+def first(messages):
+    return "Verdict: A"
+
+
+def silent_on_bad(messages):
+    return "?" if "bad" in pair(messages) else longer(messages)
+
+
+def scores(reward, *texts):
+    return reward.score(ASKED, [Answer(text) for text in texts])
+
+
+def test_marks_run_from_0_to_1_over_the_scale():
+    assert scores(Judge(by_length, scale=(1, 5)), "a", "abc", "abcde", "a") == [0, 0.5, 1, 0]
+
+
+def test_a_mark_that_cannot_be_read_or_is_off_the_scale_is_none():
+    assert scores(Judge(speechless), "a", "b") == [None, None]
+    assert scores(Judge(by_length, scale=(1, 5)), "", "abcdef") == [None, None]
+
+
+def test_every_pair_is_judged():
+    # "abc" beats both, "ab" beats one of two, "a" none
+    assert scores(PairJudge(longer), "ab", "abc", "a") == [0.5, 1, 0]
+
+
+def test_a_judge_that_always_prefers_the_first_place_ties_all():
+    assert scores(PairJudge(first), "a", "b", "c") == [0.5, 0.5, 0.5]
+
+
+def test_equal_replies_tie():
+    assert scores(PairJudge(longer), "a", "a", "ab") == [0.25, 0.25, 1]
+
+
+def test_a_verdict_that_cannot_be_read_drops_the_pair_alone():
+    assert scores(PairJudge(silent_on_bad), "a", "ab", "bad") == [0, 1, None]
+    assert scores(PairJudge(speechless), "a", "b") == [None, None]
+
+
+def test_a_reply_alone_has_nothing_to_be_compared_with():
+    assert scores(PairJudge(longer), "a") == [None]
+
+
+def test_prompts_and_scales_that_cannot_be_judged_by_are_refused():
+    with pytest.raises(ConfigError, match=r"no place \{reply\}"):
+        Judge(by_length, prompt="How good is it?")
+    with pytest.raises(ConfigError, match=r"no place \{b\}"):
+        PairJudge(longer, prompt="{a}?")
+    with pytest.raises(ConfigError, match="lowest mark"):
+        Judge(by_length, scale=(5, 5))

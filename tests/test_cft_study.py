@@ -1,0 +1,94 @@
+"""The study of continual fine-tuning: what it plans, and the table it makes of what is there."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from everlearn.errors import ConfigError
+from everlearn.files import write_json
+from everlearn.grid.cells import Cell
+from everlearn.matrix import Matrix, Row
+from recipes.cft_study import METHODS, RATES, REFERENCES, SCALES, SWEPT, Study, written
+
+DATA = Path(__file__).resolve().parents[2] / "shared/data/mtl15"
+
+pytestmark = pytest.mark.skipif(not DATA.exists(), reason="needs the data set mtl15, which this machine does not have.")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(DATA, tmp_path, rows=4, tests=3, tasks=2, seeds=(0, 1), only=("plain", "low_rate", "olora"))
+
+
+def test_its_methods_are_those_that_are_asked_for_each_on_the_same_frozen_layers() -> None:
+    wanted = (
+        "plain replay derpp ewc lwf agem olora inflora duallora clora_entries clora_routing slao ties low_rate gdumb"
+    )
+    assert set(METHODS) == set(wanted.split())
+    methods = Study(DATA, Path()).methods
+    assert all("Freeze(below=24)" in str(method) for method in methods.values())
+    assert not any("Freeze" in str(method) for method in Study(DATA, Path(), frozen=0).methods.values())
+
+
+def test_test_rows_are_not_looked_at_when_rates_are_chosen(study: Study) -> None:
+    swept, main = study.sweep(RATES[0]), study.main("class", 0, dict.fromkeys((*study.methods, *REFERENCES), 1e-3))
+    assert swept.seeds == (SWEPT,)
+    assert main.seeds == (0, 1)
+    for tried, scored in zip(swept.stream, main.stream, strict=True):
+        assert list(tried.train) == list(scored.train)
+        assert not {e.key for e in tried.test} & {e.key for e in scored.test}
+        assert not {e.key for e in tried.train} & {e.key for e in tried.test}
+
+
+def test_each_method_has_rates_of_its_own(study: Study) -> None:
+    grid = study.sweep(RATES[1])
+    rates = {name: recipe.optimiser.learning_rate for name, recipe in grid.recipes.items()}
+    assert rates == {name: RATES[1] * SCALES.get(name, 1.0) for name in (*study.methods, *REFERENCES)}
+
+
+def test_the_best_rate_is_taken_and_the_lowest_among_equals(study: Study) -> None:
+    with pytest.raises(ConfigError, match="not finished"):
+        study.rates()
+    for place, rate in enumerate(RATES):
+        for cell in study.sweep(rate).cells(study.out / f"rate-{rate:g}"):
+            fake(cell, {"olora": (0.1, 0.3, 0.2)}.get(cell.name, (0.5, 0.5, 0.4))[place])
+    assert study.rates() == {
+        "plain": RATES[0],
+        "low_rate": RATES[0],
+        "olora": RATES[1],
+        "joint": RATES[0],
+        "single": RATES[0],
+    }
+
+
+def test_the_table_says_how_much_of_it_is_done(study: Study) -> None:
+    assert study.total == 5 * 3 + 2 * (5 * 2 + 3)
+    assert f"(0 of {study.total} runs done)" in written(study, {"x, seed 0": "it broke"})
+    assert "- failed: x, seed 0: it broke" in written(study, {"x, seed 0": "it broke"})
+    for rate in RATES:
+        for cell in study.sweep(rate).cells(study.out / f"rate-{rate:g}"):
+            fake(cell, 0.5)
+    page = written(study, {})
+    assert f"(15 of {study.total} runs done)" in page
+    assert "| plain | **50.0** | 50.0 | 50.0 |" in page
+    assert page.count("-incremental, order") == 4
+
+
+def test_unknown_methods_and_the_sweeps_seed_are_refused(study: Study) -> None:
+    with pytest.raises(ConfigError, match="no methods"):
+        replace(study, only=("plian",))
+    with pytest.raises(ConfigError, match="is the sweep's"):
+        replace(study, seeds=(0, SWEPT))
+
+
+def fake(cell: Cell, score: float) -> None:
+    """Leave in a cell's folder what a finished one leaves."""
+    write_json(cell.folder / "cell.json", cell.asked)
+    names = cell.stream.names
+    row = Row((score,) * len(names))
+    if cell.kind == "run":
+        write_json(cell.folder / "run.json", {})
+        write_json(cell.folder / "matrix.json", Matrix(names, (row,) * (len(names) + 1)).to_dict())
+    else:
+        write_json(cell.folder / "row.json", row.to_dict())
