@@ -67,8 +67,10 @@ if TYPE_CHECKING:
     from everlearn.models.language_model import LanguageModel
     from everlearn.models.optim import AdamW, Recipe, Schedule
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
+    from everlearn.objectives.criteria import DPO, IPO, KTO, Hinge, RobustDPO, SimPO
     from everlearn.objectives.next_token import NextToken
     from everlearn.objectives.policy_gradient import PolicyGradient
+    from everlearn.objectives.preference import Preference
     from everlearn.objectives.rollouts import SingleTurn
     from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip
     from everlearn.references import in_context, joint, single
@@ -137,8 +139,10 @@ _HOMES = {
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
+    "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
+    "everlearn.objectives.preference": "Preference",
     "everlearn.objectives.rollouts": "SingleTurn",
     "everlearn.objectives.surrogates": "CISPO Clip Reinforce SequenceClip",
     "everlearn.references": "in_context joint single",
@@ -168,12 +172,15 @@ __all__ = [
     "DELLA",
     "DER",
     "DERPP",
+    "DPO",
     "EMA",
     "EWC",
     "FAPM",
     "GEM",
     "GPM",
     "GSS",
+    "IPO",
+    "KTO",
     "L2P",
     "L2SP",
     "LAMOL",
@@ -213,6 +220,7 @@ __all__ = [
     "Freeze",
     "GDumb",
     "Grid",
+    "Hinge",
     "IfFinished",
     "InProcess",
     "IncLoRA",
@@ -249,6 +257,7 @@ __all__ = [
     "PairJudge",
     "Part",
     "PolicyGradient",
+    "Preference",
     "PrefixMatch",
     "Processes",
     "ProgressivePrompts",
@@ -261,6 +270,7 @@ __all__ = [
     "RepresentativeReplay",
     "Retain",
     "Reward",
+    "RobustDPO",
     "RougeL",
     "RoutingCLoRA",
     "Run",
@@ -278,6 +288,7 @@ __all__ = [
     "SequenceClip",
     "Server",
     "Settings",
+    "SimPO",
     "SingleTurn",
     "Slow",
     "SoftMask",

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 
 import torch
@@ -92,6 +92,13 @@ def attempts_of(batch: Batch) -> Tensor:
     _, numbers = torch.unique((rows + batch.segments)[batch.supervised], return_inverse=True)
     found: Tensor = numbers
     return found
+
+
+def with_value(batch: Batch, name: str, values: Tensor) -> Batch:
+    """The batch with (N,) values at its supervised tokens."""
+    placed = torch.zeros(batch.supervised.shape, dtype=torch.float64)
+    placed[batch.supervised] = values.detach().cpu().double()
+    return replace(batch, values={**batch.values, name: placed})
 
 
 def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
