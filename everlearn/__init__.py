@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import DoRA, LoRA, RSLoRA
     from everlearn.methods.anchors import EWC, L2SP
     from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
+    from everlearn.methods.critic import Critic
     from everlearn.methods.dark_replay import DER, DERPP
     from everlearn.methods.distillation import LwF, NewInputsKL, OldInputsKL
     from everlearn.methods.dual import DualLoRA
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from everlearn.models.language_model import LanguageModel
     from everlearn.models.optim import AdamW, Recipe, Schedule
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
+    from everlearn.objectives.actor_critic import ActorCritic
     from everlearn.objectives.criteria import DPO, IPO, KTO, Hinge, RobustDPO, SimPO
     from everlearn.objectives.next_token import NextToken
     from everlearn.objectives.policy_gradient import PolicyGradient
@@ -107,6 +109,7 @@ _HOMES = {
     "everlearn.methods.adapters": "DoRA LoRA RSLoRA",
     "everlearn.methods.anchors": "EWC L2SP",
     "everlearn.methods.averaging": "EMA LMCocktail ModelStock Soup WiSEFT",
+    "everlearn.methods.critic": "Critic",
     "everlearn.methods.dark_replay": "DER DERPP",
     "everlearn.methods.distillation": "LwF NewInputsKL OldInputsKL",
     "everlearn.methods.dual": "DualLoRA",
@@ -139,6 +142,7 @@ _HOMES = {
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
+    "everlearn.objectives.actor_critic": "ActorCritic",
     "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
@@ -195,6 +199,7 @@ __all__ = [
     "SLERP",
     "SSR",
     "TIES",
+    "ActorCritic",
     "AdamW",
     "AllOf",
     "Answer",
@@ -206,6 +211,7 @@ __all__ = [
     "Compared",
     "Completion",
     "Context",
+    "Critic",
     "DepthSplice",
     "DoRA",
     "DualLoRA",

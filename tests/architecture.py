@@ -106,6 +106,7 @@ WHOLE = {
     "laws",
     "trajectories",
     "stories",
+    "trl_losses",
 }  # about no one module
 PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5}|[a-z-]+/\d{7})|\([A-Z][^()]*\b(19|20)\d\d\b[^()]*\)")
 

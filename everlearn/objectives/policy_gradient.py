@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 
 from everlearn.data.packing import collate, split_by_tokens
-from everlearn.errors import ConfigError, DataError, ModelError
+from everlearn.errors import ConfigError
 from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.recall import recalled
 from everlearn.objectives.advantages import Baseline, Scale, advantages
 from everlearn.objectives.groups import Attempt, attempts_of, noted, rows_of, with_value
+from everlearn.objectives.on_policy import Lesson, passed
 from everlearn.objectives.rollouts import Rollout, SingleTurn
 from everlearn.objectives.surrogates import Clip, Surrogate, means
 from everlearn.randomness import permutation, seed_of
@@ -120,21 +121,13 @@ class PolicyGradient:
             DataError: if an example is a document, which asks for nothing.
             ModelError: if the model cannot be sampled from.
         """
-        if not isinstance(model, LanguageModel):
-            raise ModelError(f"{type(model).__name__} cannot be sampled from; a policy gradient needs a LanguageModel.")
-        count, seed = len(examples), plan.seed or 0
-        order = range(count) if plan.seed is None else permutation(count, plan.seed, "examples")
-        for number, first in enumerate(range(0, count, plan.batch_size)):
-            if self.iterations * (number + 1) <= plan.start:
-                continue
-            chosen = [examples[i] for i in order[first : first + plan.batch_size]]
-            tried = self._tried(model, chosen, examples, seed_of(seed, "rollout", number))
-            progress = min(first + plan.batch_size, count) / count
-            notes, traces = noted(tried), tuple(a.trace.row(a.advantage) for a in tried)
-            batches = self._batches(model, [a for a in tried if self._teaches(a)], plan)
-            for iteration in range(self.iterations):
-                last = iteration == self.iterations - 1
-                yield Step(batches, progress, {} if iteration else notes, () if iteration else traces, last)
+
+        def taught(live: LanguageModel, chosen: Sequence[Example], seed: int) -> Lesson:
+            tried = self._tried(live, chosen, examples, seed)
+            batches = self.batches(live, [a for a in tried if self._teaches(a)], plan)
+            return Lesson(batches, noted(tried), tuple(a.trace.row(a.advantage) for a in tried))
+
+        return passed(model, examples, plan, taught, self.iterations)
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Scalar: the surrogate's mean, as `average` says, and the divergence from the reference."""
@@ -148,9 +141,15 @@ class PolicyGradient:
         if self.kl and self.estimator != "k1":
             d = value("reference") - logprobs
             losses = losses + self.kl * (d.exp() - d - 1 if self.estimator == "k3" else d.square() / 2)
-        return self._averaged(losses, attempts)
+        return self.averaged(losses, attempts)
 
-    def _averaged(self, losses: Tensor, attempts: Tensor) -> Tensor:
+    def averaged(self, losses: Tensor, attempts: Tensor) -> Tensor:
+        """The mean of tokens' losses, as `average` says.
+
+        Args:
+            losses: (N,) of drawn tokens.
+            attempts: (N,) the number of each token's attempt.
+        """
         match self.average:
             case "tokens":
                 return losses.mean()
@@ -172,9 +171,6 @@ class PolicyGradient:
             examples: conversations; what their last turn says is seen by the reward alone.
             seed: decides all randomness.
         """
-        documents = [e.source or e.key for e in examples if e.text]
-        if documents:
-            raise DataError(f"{documents[0]} is a document; a policy gradient needs prompts to answer.")
         found: list[Attempt] = []
         for example, traces in zip(examples, self.rollout.run(model, examples, self.group, seed), strict=True):
             rewards = self.reward.score(example, [Answer(t.text, t.finished, t.length) for t in traces])
@@ -204,12 +200,22 @@ class PolicyGradient:
         return found
 
     def _teaches(self, attempt: Attempt) -> bool:
-        """Whether anything is learned from an attempt: all that has an advantage, and is not masked."""
-        masked = self.truncated == "mask" and not attempt.trace.finished
-        return bool(attempt.advantage) and not masked and attempt.trace.length > 0
+        """Whether anything is learned from an attempt."""
+        return bool(attempt.advantage) and self.takes(attempt)
 
-    def _batches(self, model: LanguageModel, attempts: Sequence[Attempt], plan: Plan) -> tuple[Batch, ...]:
-        """The attempts as batches, with what the loss needs of the reference."""
+    def takes(self, attempt: Attempt) -> bool:
+        """Whether an attempt may be learned from: it was scored, has drawn something, and is not masked."""
+        masked = self.truncated == "mask" and not attempt.trace.finished
+        return attempt.trace.reward is not None and attempt.trace.length > 0 and not masked
+
+    def batches(self, model: LanguageModel, attempts: Sequence[Attempt], plan: Plan) -> tuple[Batch, ...]:
+        """Attempts as batches, with what the loss needs of the reference.
+
+        Args:
+            model: the policy.
+            attempts: each with an advantage.
+            plan: its bound on tokens, and the reference.
+        """
         rows = rows_of(attempts, model.packs, plan.tokens, self.iterations > 1, self.count)
         batches = [collate([rows[i] for i in group], model.packs) for group in split_by_tokens(rows, plan.tokens)]
         if not self.kl:
