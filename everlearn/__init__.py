@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from everlearn.models.optim import AdamW, Recipe, Schedule
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
     from everlearn.objectives.actor_critic import ActorCritic
+    from everlearn.objectives.continual_policy import CPPO
     from everlearn.objectives.criteria import DPO, IPO, KTO, Hinge, RobustDPO, SimPO
     from everlearn.objectives.next_token import NextToken
     from everlearn.objectives.policy_gradient import PolicyGradient
@@ -143,6 +144,7 @@ _HOMES = {
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
     "everlearn.objectives.actor_critic": "ActorCritic",
+    "everlearn.objectives.continual_policy": "CPPO",
     "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
@@ -172,6 +174,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 __all__ = [
     "AGEM",
     "CISPO",
+    "CPPO",
     "DARE",
     "DELLA",
     "DER",
