@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from everlearn.methods.inflora import InfLoRA
     from everlearn.methods.interference import GSS, MIR
     from everlearn.methods.latent_replay import LatentReplay
+    from everlearn.methods.optimal_policy import COPR
     from everlearn.methods.orthogonal import NLoRA, OLoRA, SelfRegularizedCLoRA
     from everlearn.methods.projection import AGEM, GEM
     from everlearn.methods.prompts import L2P, ProgressivePrompts
@@ -123,6 +124,7 @@ _HOMES = {
     "everlearn.methods.inflora": "InfLoRA",
     "everlearn.methods.interference": "GSS MIR",
     "everlearn.methods.latent_replay": "LatentReplay",
+    "everlearn.methods.optimal_policy": "COPR",
     "everlearn.methods.orthogonal": "NLoRA OLoRA SelfRegularizedCLoRA",
     "everlearn.methods.projection": "AGEM GEM",
     "everlearn.methods.prompts": "L2P ProgressivePrompts",
@@ -174,6 +176,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 __all__ = [
     "AGEM",
     "CISPO",
+    "COPR",
     "CPPO",
     "DARE",
     "DELLA",
