@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from everlearn.data.audit import audit
+    from everlearn.data.pairing import Pairing
     from everlearn.data.sources import read
     from everlearn.data.stream_file import load_stream
     from everlearn.data.streams import (
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         task_incremental,
     )
     from everlearn.examples import Example, Message
+    from everlearn.flywheel import Flywheel
     from everlearn.fold import Run, Settings, run
     from everlearn.grid.compare import Compared, Grid, compare
     from everlearn.grid.executors import InProcess, Processes
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip
     from everlearn.references import in_context, joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
+    from everlearn.registry.promotion import Promotion
     from everlearn.rewards.extraction import Boxed, Marked, Number, Tagged, WholeText
     from everlearn.rewards.judge import Judge, PairJudge
     from everlearn.rewards.mathematics import MathEqual, SameMath
@@ -96,12 +99,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "everlearn.data.audit": "audit",
+    "everlearn.data.pairing": "Pairing",
     "everlearn.data.sources": "read",
     "everlearn.data.stream_file": "load_stream",
     "everlearn.data.streams": (
         "blurry class_incremental domain_incremental experience online shuffled split_by_class task_incremental"
     ),
     "everlearn.examples": "Example Message",
+    "everlearn.flywheel": "Flywheel",
     "everlearn.fold": "Run Settings run",
     "everlearn.grid.compare": "Compared Grid compare",
     "everlearn.grid.executors": "InProcess Processes",
@@ -155,6 +160,7 @@ _HOMES = {
     "everlearn.objectives.surrogates": "CISPO Clip Reinforce SequenceClip",
     "everlearn.references": "in_context joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
+    "everlearn.registry.promotion": "Promotion",
     "everlearn.rewards.extraction": "Boxed Marked Number Tagged WholeText",
     "everlearn.rewards.judge": "Judge PairJudge",
     "everlearn.rewards.mathematics": "MathEqual SameMath",
@@ -228,6 +234,7 @@ __all__ = [
     "Example",
     "Experience",
     "Finished",
+    "Flywheel",
     "Format",
     "Freeze",
     "GDumb",
@@ -267,12 +274,14 @@ __all__ = [
     "OldInputsKL",
     "PackNet",
     "PairJudge",
+    "Pairing",
     "Part",
     "PolicyGradient",
     "Preference",
     "PrefixMatch",
     "Processes",
     "ProgressivePrompts",
+    "Promotion",
     "RSLoRA",
     "RWalk",
     "ReasoningGym",
