@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from everlearn.agents.reasoning_tasks import reasoning_gym_task
     from everlearn.agents.tools import Calling, Tools
     from everlearn.data.audit import audit
+    from everlearn.data.pairing import Pairing
     from everlearn.data.sources import read
     from everlearn.data.stream_file import load_stream
     from everlearn.data.streams import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         task_incremental,
     )
     from everlearn.examples import Example, Message
+    from everlearn.flywheel import Flywheel
     from everlearn.fold import Run, Settings, run
     from everlearn.grid.compare import Compared, Grid, compare
     from everlearn.grid.executors import InProcess, Processes
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from everlearn.methods.inflora import InfLoRA
     from everlearn.methods.interference import GSS, MIR
     from everlearn.methods.latent_replay import LatentReplay
+    from everlearn.methods.optimal_policy import COPR
     from everlearn.methods.orthogonal import NLoRA, OLoRA, SelfRegularizedCLoRA
     from everlearn.methods.projection import AGEM, GEM
     from everlearn.methods.prompts import L2P, ProgressivePrompts
@@ -75,12 +78,16 @@ if TYPE_CHECKING:
     from everlearn.models.optim import AdamW, Recipe, Schedule
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
     from everlearn.objectives.actor_critic import ActorCritic
+    from everlearn.objectives.continual_policy import CPPO
+    from everlearn.objectives.criteria import DPO, IPO, KTO, Hinge, RobustDPO, SimPO
     from everlearn.objectives.next_token import NextToken
     from everlearn.objectives.policy_gradient import PolicyGradient
+    from everlearn.objectives.preference import Preference
     from everlearn.objectives.rollouts import SingleTurn
     from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip
     from everlearn.references import in_context, joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
+    from everlearn.registry.promotion import Promotion
     from everlearn.rewards.extraction import Boxed, Marked, Number, Tagged, WholeText
     from everlearn.rewards.judge import Judge, PairJudge
     from everlearn.rewards.mathematics import MathEqual, SameMath
@@ -104,12 +111,14 @@ _HOMES = {
     "everlearn.agents.reasoning_tasks": "reasoning_gym_task",
     "everlearn.agents.tools": "Calling Tools",
     "everlearn.data.audit": "audit",
+    "everlearn.data.pairing": "Pairing",
     "everlearn.data.sources": "read",
     "everlearn.data.stream_file": "load_stream",
     "everlearn.data.streams": (
         "blurry class_incremental domain_incremental experience online shuffled split_by_class task_incremental"
     ),
     "everlearn.examples": "Example Message",
+    "everlearn.flywheel": "Flywheel",
     "everlearn.fold": "Run Settings run",
     "everlearn.grid.compare": "Compared Grid compare",
     "everlearn.grid.executors": "InProcess Processes",
@@ -132,6 +141,7 @@ _HOMES = {
     "everlearn.methods.inflora": "InfLoRA",
     "everlearn.methods.interference": "GSS MIR",
     "everlearn.methods.latent_replay": "LatentReplay",
+    "everlearn.methods.optimal_policy": "COPR",
     "everlearn.methods.orthogonal": "NLoRA OLoRA SelfRegularizedCLoRA",
     "everlearn.methods.projection": "AGEM GEM",
     "everlearn.methods.prompts": "L2P ProgressivePrompts",
@@ -153,12 +163,16 @@ _HOMES = {
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
     "everlearn.objectives.actor_critic": "ActorCritic",
+    "everlearn.objectives.continual_policy": "CPPO",
+    "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
+    "everlearn.objectives.preference": "Preference",
     "everlearn.objectives.rollouts": "SingleTurn",
     "everlearn.objectives.surrogates": "CISPO Clip Reinforce SequenceClip",
     "everlearn.references": "in_context joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
+    "everlearn.registry.promotion": "Promotion",
     "everlearn.rewards.extraction": "Boxed Marked Number Tagged WholeText",
     "everlearn.rewards.judge": "Judge PairJudge",
     "everlearn.rewards.mathematics": "MathEqual SameMath",
@@ -180,16 +194,21 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 __all__ = [
     "AGEM",
     "CISPO",
+    "COPR",
+    "CPPO",
     "DARE",
     "DELLA",
     "DER",
     "DERPP",
+    "DPO",
     "EMA",
     "EWC",
     "FAPM",
     "GEM",
     "GPM",
     "GSS",
+    "IPO",
+    "KTO",
     "L2P",
     "L2SP",
     "LAMOL",
@@ -230,10 +249,12 @@ __all__ = [
     "Example",
     "Experience",
     "Finished",
+    "Flywheel",
     "Format",
     "Freeze",
     "GDumb",
     "Grid",
+    "Hinge",
     "IfFinished",
     "InProcess",
     "IncLoRA",
@@ -270,11 +291,14 @@ __all__ = [
     "OldInputsKL",
     "PackNet",
     "PairJudge",
+    "Pairing",
     "Part",
     "PolicyGradient",
+    "Preference",
     "PrefixMatch",
     "Processes",
     "ProgressivePrompts",
+    "Promotion",
     "RSLoRA",
     "RWalk",
     "ReasoningGym",
@@ -284,6 +308,7 @@ __all__ = [
     "RepresentativeReplay",
     "Retain",
     "Reward",
+    "RobustDPO",
     "RougeL",
     "RoutingCLoRA",
     "Run",
@@ -302,6 +327,7 @@ __all__ = [
     "SequenceClip",
     "Server",
     "Settings",
+    "SimPO",
     "SingleTurn",
     "Slow",
     "SoftMask",

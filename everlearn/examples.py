@@ -119,6 +119,8 @@ class Batch:
         values: (B, T) numbers by token that the objective's loss asks for, by name: advantages, what an older version
             said; 0 where there is none.
         counts: (B,) each row's weight in the mean over its step; None takes its number of supervised tokens.
+        tied: so many rows after one another have a loss together alone, as the two answers of a pair do, and are never
+            parted.
     """
 
     tokens: Tensor
@@ -130,6 +132,7 @@ class Batch:
     tasks: tuple[str, ...] = ()
     values: Mapping[str, Tensor] = field(default_factory=dict)
     counts: Tensor | None = None
+    tied: int = 1
 
     @cached_property
     def weight(self) -> float:

@@ -29,7 +29,8 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     merge_rules combine
     methods agents
     learner reference_weights checkpoint watch evaluate registry run_folder stopping
-    fold references merge_folders
+    drawn_pairs
+    fold references merge_folders flywheel
     wording figures run_view verdict
     grid
     report dashboard serve integrations testing terminal progress asking

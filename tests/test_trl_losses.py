@@ -12,8 +12,8 @@ from everlearn.data.packing import collate
 from everlearn.examples import Batch
 from everlearn.models.sampling import Sampling
 from everlearn.objectives.advantages import advantages
-from everlearn.objectives.groups import Attempt, rows_of
-from everlearn.objectives.policy_gradient import PolicyGradient, with_value
+from everlearn.objectives.groups import Attempt, rows_of, with_value
+from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.objectives.rollouts import SingleTurn
 from everlearn.objectives.surrogates import CISPO, Clip, SequenceClip
 from everlearn.rewards.text import Exact

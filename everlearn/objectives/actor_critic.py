@@ -11,9 +11,9 @@ from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.value_head import values
 from everlearn.objectives.advantages import EPSILON
-from everlearn.objectives.groups import attempts_of, noted
+from everlearn.objectives.groups import attempts_of, noted, with_value
 from everlearn.objectives.on_policy import Lesson, passed
-from everlearn.objectives.policy_gradient import PolicyGradient, with_value
+from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.types import Model
 
 

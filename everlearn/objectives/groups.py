@@ -122,6 +122,13 @@ def attempts_of(batch: Batch) -> Tensor:
     return found
 
 
+def with_value(batch: Batch, name: str, values: Tensor) -> Batch:
+    """The batch with (N,) values at its supervised tokens."""
+    placed = torch.zeros(batch.supervised.shape, dtype=torch.float64)
+    placed[batch.supervised] = values.detach().cpu().double()
+    return replace(batch, values={**batch.values, name: placed})
+
+
 def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
     """What a step's attempts show: rewards, also by experience, and how many teach nothing and why; the traces' notes.
 

@@ -29,7 +29,7 @@ from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.recall import recalled
 from everlearn.objectives.advantages import Baseline, Scale, advantages
-from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, rows_of
+from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, rows_of, with_value
 from everlearn.objectives.on_policy import Lesson, passed
 from everlearn.objectives.rollouts import Rollout, SingleTurn
 from everlearn.objectives.surrogates import Clip, Surrogate, means
@@ -223,13 +223,6 @@ class PolicyGradient:
         with recalled(model, plan.references.get(self.reference, {})), torch.no_grad():
             said = [model.token_logprobs(b, temperature=self.rollout.sampling.temperature) for b in batches]
         return tuple(with_value(b, "reference", s) for b, s in zip(batches, said, strict=True))
-
-
-def with_value(batch: Batch, name: str, values: Tensor) -> Batch:
-    """The batch with (N,) values at its supervised tokens."""
-    placed = torch.zeros(batch.supervised.shape, dtype=torch.float64)
-    placed[batch.supervised] = values.detach().cpu().double()
-    return replace(batch, values={**batch.values, name: placed})
 
 
 def _value(batch: Batch, like: Tensor, name: str) -> Tensor:
