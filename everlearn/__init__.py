@@ -12,6 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everlearn.agents.environments import Env, Observation, Scoring
+    from everlearn.agents.factories import EnvironmentFactory
+    from everlearn.agents.games import TextArena
+    from everlearn.agents.multi_turn import MultiTurn
+    from everlearn.agents.reasoning_tasks import reasoning_gym_task
+    from everlearn.agents.tools import Calling, Tools
     from everlearn.data.audit import audit
     from everlearn.data.pairing import Pairing
     from everlearn.data.sources import read
@@ -98,6 +104,12 @@ if TYPE_CHECKING:
     from everlearn.types import Experience, State, Stream
 
 _HOMES = {
+    "everlearn.agents.environments": "Env Observation Scoring",
+    "everlearn.agents.factories": "EnvironmentFactory",
+    "everlearn.agents.games": "TextArena",
+    "everlearn.agents.multi_turn": "MultiTurn",
+    "everlearn.agents.reasoning_tasks": "reasoning_gym_task",
+    "everlearn.agents.tools": "Calling Tools",
     "everlearn.data.audit": "audit",
     "everlearn.data.pairing": "Pairing",
     "everlearn.data.sources": "read",
@@ -218,6 +230,7 @@ __all__ = [
     "BlockExpansion",
     "Boxed",
     "Breadcrumbs",
+    "Calling",
     "Choice",
     "Clip",
     "Compared",
@@ -229,6 +242,8 @@ __all__ = [
     "DualLoRA",
     "EditSimilarity",
     "Engine",
+    "Env",
+    "EnvironmentFactory",
     "Exact",
     "ExactMatch",
     "Example",
@@ -264,6 +279,7 @@ __all__ = [
     "Method",
     "MoELoRA",
     "ModelStock",
+    "MultiTurn",
     "NLoRA",
     "NewInputsKL",
     "NextToken",
@@ -271,6 +287,7 @@ __all__ = [
     "NumericEqual",
     "NumericMatch",
     "OLoRA",
+    "Observation",
     "OldInputsKL",
     "PackNet",
     "PairJudge",
@@ -305,6 +322,7 @@ __all__ = [
     "Sari",
     "Schedule",
     "Scored",
+    "Scoring",
     "SelfRegularizedCLoRA",
     "SequenceClip",
     "Server",
@@ -323,8 +341,10 @@ __all__ = [
     "TargetLength",
     "TaskArithmetic",
     "TaskScore",
+    "TextArena",
     "TokenAccuracy",
     "TokenLikelihood",
+    "Tools",
     "Trace",
     "TreeLoRA",
     "UnitTests",
@@ -347,6 +367,7 @@ __all__ = [
     "load_stream",
     "online",
     "read",
+    "reasoning_gym_task",
     "run",
     "run_code",
     "sample",

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear
 
 from everlearn.errors import ModelError
 from everlearn.examples import Batch
@@ -22,19 +23,15 @@ class ValueHead(nn.Module):
 
     def __init__(self, width: int, hidden: int, seed: int = 0) -> None:
         super().__init__()
-        draw = torch.Generator().manual_seed(seed)
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.inner, self.outer = nn.Linear(width, hidden), nn.Linear(hidden, 1)
-        with torch.no_grad():
-            self.inner.weight.copy_(torch.randn(hidden, width, generator=draw) / width**0.5)
-            for zero in (self.inner.bias, self.outer.weight, self.outer.bias):
-                zero.zero_()
+        first = torch.randn(hidden, width, generator=torch.Generator().manual_seed(seed)) / width**0.5
+        # Bare parameters: adapters that look for linear layers leave them alone.
+        self.inner, self.inner_bias = nn.Parameter(first), nn.Parameter(torch.zeros(hidden))
+        self.outer, self.outer_bias = nn.Parameter(torch.zeros(1, hidden)), nn.Parameter(torch.zeros(1))
 
     def forward(self, states: Tensor) -> Tensor:
         """Values, (...)."""
-        own = self.inner.weight
-        value: Tensor = self.outer(torch.tanh(self.inner(self.norm(states.to(own.device, own.dtype)))))[..., 0]
-        return value
+        normal = layer_norm(states.to(self.inner.device, self.inner.dtype), states.shape[-1:])
+        return linear(torch.tanh(linear(normal, self.inner, self.inner_bias)), self.outer, self.outer_bias)[..., 0]
 
 
 def attach(model: LanguageModel, hidden: int) -> ValueHead:

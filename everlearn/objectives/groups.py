@@ -1,6 +1,6 @@
 """Attempts at tasks, and the rows that are made of them to learn from."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from everlearn.data.packing import Row
 from everlearn.examples import Batch, Encoded, Example
+from everlearn.rewards.reward import Answer, Reward
 from everlearn.traces import Trace
 
 
@@ -26,6 +27,33 @@ class Attempt:
     example: Example
     trace: Trace
     advantage: float | None = None
+
+
+def judged(example: Example, traces: Sequence[Trace], reward: Reward | None) -> list[Trace]:
+    """The traces with their rewards.
+
+    What an environment gave a trace stays, and what the reward finds of the last answer of its attempt is added. There
+    is none where the attempt broke, or neither can be told, or the reward is asked and cannot tell.
+
+    Args:
+        example: the task.
+        traces: of all attempts at it, each attempt's in order.
+        reward: None where the environment's alone count.
+    """
+    if reward is None:
+        return list(traces)
+    last = {t.attempt: t for t in traces}
+    asked = [t for t in last.values() if not t.error]
+    drawn = Counter[int]()
+    for trace in traces:
+        drawn[trace.attempt] += trace.length
+    scores = reward.score(example, [Answer(t.text, t.finished, drawn[t.attempt]) for t in asked])
+    found = {t.attempt: score for t, score in zip(asked, scores, strict=True)}
+    return [replace(t, reward=_added(t.reward, found.get(t.attempt))) for t in traces]
+
+
+def _added(given: float | None, found: float | None) -> float | None:
+    return None if found is None else found + (given or 0.0)
 
 
 def rows_of(
@@ -102,7 +130,7 @@ def with_value(batch: Batch, name: str, values: Tensor) -> Batch:
 
 
 def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
-    """What a step's attempts show: rewards, also by experience, and how many teach nothing and why.
+    """What a step's attempts show: rewards, also by experience, and how many teach nothing and why; the traces' notes.
 
     `entropy` is the mean of -log p over the drawn tokens, in nats: an estimate of the policy's entropy at the
     temperature that they were drawn at. `even` is the share of prompts at which all scored attempts did as well.
@@ -117,6 +145,7 @@ def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
     found = {
         "attempts": float(len(attempts)),
         "unscorable": 1 - len(scored) / max(len(attempts), 1),
+        "broken": fmean(bool(a.trace.error) for a in attempts) if attempts else 0.0,
         "even": fmean(pstdev(g) == 0 for g in groups.values()) if groups else 1.0,
         "truncated": fmean(not a.trace.finished for a in attempts) if attempts else 0.0,
         "drawn": fmean(a.trace.length for a in attempts) if attempts else 0.0,
@@ -125,4 +154,6 @@ def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
     if scored:
         rewards = [reward for _, reward in scored]
         found |= {"reward": fmean(rewards), "reward_deviation": pstdev(rewards)}
+    names = dict.fromkeys(name for a in attempts for name in a.trace.notes)
+    found |= {n: fmean(a.trace.notes.get(n, 0.0) for a in attempts if a.trace.notes) for n in names}
     return found | {f"reward of {name}": fmean(own) for name, own in origins.items() if len(origins) > 1}

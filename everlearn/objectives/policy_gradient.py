@@ -24,17 +24,17 @@ import torch
 from torch import Tensor
 
 from everlearn.data.packing import collate, split_by_tokens
-from everlearn.errors import ConfigError
+from everlearn.errors import ConfigError, ModelError
 from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.recall import recalled
 from everlearn.objectives.advantages import Baseline, Scale, advantages
-from everlearn.objectives.groups import Attempt, attempts_of, noted, rows_of, with_value
+from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, rows_of, with_value
 from everlearn.objectives.on_policy import Lesson, passed
 from everlearn.objectives.rollouts import Rollout, SingleTurn
 from everlearn.objectives.surrogates import Clip, Surrogate, means
 from everlearn.randomness import permutation, seed_of
-from everlearn.rewards.reward import Answer, Reward
+from everlearn.rewards.reward import Reward
 from everlearn.types import Model
 
 Average = Literal["tokens", "attempts", "constant", "sums"]
@@ -52,7 +52,9 @@ class PolicyGradient:
     and learns from those whose group tells better from worse. A step in which no group does changes nothing.
 
     Args:
-        reward: how good an attempt is. None for one is "cannot be told": it is left out, and not counted as 0.
+        reward: how good an attempt's last answer is; added to what the rollout's environment gave, where there is one.
+            None takes the environment's alone. None for an attempt is "cannot be told": it is left out, and not
+            counted as 0.
         group: attempts at each prompt.
         rollout: how the model attempts.
         baseline: what is subtracted from a reward; see `advantages`.
@@ -79,7 +81,7 @@ class PolicyGradient:
         truncated: whether attempts that ended at the limit are learned from ("keep") or left out ("mask").
     """
 
-    reward: Reward
+    reward: Reward | None = None
     group: int = 8
     rollout: Rollout = field(default_factory=SingleTurn)
     baseline: Baseline = "mean"
@@ -119,7 +121,7 @@ class PolicyGradient:
 
         Raises:
             DataError: if an example is a document, which asks for nothing.
-            ModelError: if the model cannot be sampled from.
+            ModelError: if the model cannot be sampled from, or the rollout does not number its attempts.
         """
 
         def taught(live: LanguageModel, chosen: Sequence[Example], seed: int) -> Lesson:
@@ -173,15 +175,13 @@ class PolicyGradient:
         """
         found: list[Attempt] = []
         for example, traces in zip(examples, self.rollout.run(model, examples, self.group, seed), strict=True):
-            rewards = self.reward.score(example, [Answer(t.text, t.finished, t.length) for t in traces])
-            scored = [replace(t, reward=r) for t, r in zip(traces, rewards, strict=True)]
-            found += [Attempt(example, t) for t in scored[: self._learned(len(scored))]]
+            if (count := len({t.attempt for t in traces})) != self.group:
+                raise ModelError(f"{self.rollout} numbered {count} attempts, not {self.group}: set Trace.attempt.")
+            learned = self.group if self.learned is None else self.learned
+            found += [Attempt(example, t) for t in judged(example, traces, self.reward) if t.attempt < learned]
         keys = [tuple(getattr(a.trace, name) for name in self.key) for a in found]
         better = advantages([a.trace.reward for a in found], keys, self.baseline, self.scale)
         return [replace(a, advantage=b) for a, b in zip(found, better, strict=True)]
-
-    def _learned(self, attempts: int) -> int:
-        return attempts if self.learned is None else self.learned * attempts // self.group
 
     def _tried(
         self, model: LanguageModel, chosen: Sequence[Example], examples: Sequence[Example], seed: int

@@ -76,7 +76,7 @@ def test_the_loss_by_hand() -> None:
     batch = next(iter(asked.steps(model, PROMPTS, PLAN))).batches[0]
     assert batch.at_targets("return").tolist() == pytest.approx(batch.at_targets("advantage").tolist())  # V = 0
     with torch.no_grad():
-        head.outer.bias.fill_(0.5)  # now the critic says 0.5 everywhere: 0.1 after the clip
+        head.outer_bias.fill_(0.5)  # now the critic says 0.5 everywhere: 0.1 after the clip
     wanted = batch.at_targets("return")
     critic = torch.maximum((0.5 - wanted) ** 2, (0.1 - wanted) ** 2).mean() / 2
     expected = asked.policy.loss(model, batch) + 0.3 * critic
