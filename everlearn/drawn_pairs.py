@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from everlearn.data.pairing import BUCKETS, Candidate, Pairing, pairs_of
 from everlearn.examples import Example
 from everlearn.models.language_model import LanguageModel
-from everlearn.objectives.rollouts import Rollout
+from everlearn.objectives.rollouts import SingleTurn
 from everlearn.rewards.reward import Answer, Reward
 from everlearn.traces import Trace
 
@@ -38,7 +38,7 @@ class Drawing:
     """
 
     reward: Reward
-    rollout: Rollout
+    rollout: SingleTurn
     group: int
     pairing: Pairing
 

@@ -35,7 +35,7 @@ from everlearn.learner import Learner, learn
 from everlearn.metrics.likelihood import Choice
 from everlearn.models.parallel import launched
 from everlearn.objectives.preference import Preference
-from everlearn.objectives.rollouts import Rollout, SingleTurn
+from everlearn.objectives.rollouts import SingleTurn
 from everlearn.randomness import seed_of
 from everlearn.registry.gates import Verdict
 from everlearn.registry.ledger import HEADS, Event
@@ -77,7 +77,7 @@ class Flywheel:
     reward: Reward
     judge: Reward | None = None
     objective: Preference = field(default_factory=Preference)
-    rollout: Rollout = field(default_factory=SingleTurn)
+    rollout: SingleTurn = field(default_factory=SingleTurn)
     group: int = 8
     pairing: Pairing = field(default_factory=Pairing)
     promotion: Promotion = field(default_factory=Promotion)

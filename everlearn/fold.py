@@ -25,6 +25,7 @@ from everlearn.files import lock
 from everlearn.learner import Learner, learn
 from everlearn.matrix import Matrix, Row
 from everlearn.metrics.suites import general_suite
+from everlearn.models.answers import longest
 from everlearn.models.parallel import launched
 from everlearn.needs import require_stream
 from everlearn.registry.gates import AllOf, Gate
@@ -289,7 +290,7 @@ class _Work:
         length, before = self.learner.recipe.length, len(found)
         kept = array("Q")
         for number, example in enumerate(examples):
-            size = 0 if example.text else len(self.model.encode(example).tokens)
+            size = 0 if example.text else longest(self.model, example)
             if size <= length:
                 kept.append(number)
                 continue

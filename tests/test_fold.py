@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from everlearn.data.preferences import pair
 from everlearn.data.rejects import Reject
 from everlearn.errors import ConfigError, DataError, Interrupted, RegistryError
 from everlearn.files import lock, read_json, read_jsonl
@@ -15,9 +16,13 @@ from everlearn.learner import Learner
 from everlearn.measures import summary
 from everlearn.method import chain
 from everlearn.methods.replay import Replay
+from everlearn.metrics.likelihood import Choice
 from everlearn.models.optim import AdamW, Recipe
+from everlearn.objectives.criteria import DPO
+from everlearn.objectives.preference import Preference
 from everlearn.report import write_report
 from everlearn.testing.toys import question, toy_folder, toy_stream
+from everlearn.types import Experience, Stream
 from tests.gates import RefuseSecond
 
 RECIPE = Recipe(AdamW(learning_rate=1e-2), batch_size=4, length=64, epochs=6)
@@ -134,6 +139,23 @@ def test_rows_that_are_too_long_are_set_aside_and_too_many_stop_the_run(toy: str
     assert "more than length=64" in row["reason"]
     with pytest.raises(DataError, match=r"rows.jsonl:9"):
         run(learner, stream, tmp_path / "none", replace(QUIET, bad_rows=0.0))
+
+
+def test_preferences_are_a_stream_like_any_other_and_long_rejected_answers_are_set_aside(
+    toy: str, tmp_path: Path
+) -> None:
+    parts = []
+    for word, chosen, other in (("say", "yes", "no"), ("tell", "one", "two")):
+        rows = [pair(question(f"{word} {w}", "x").prompt, chosen, other, {}) for w in "abcdefghijklmnopqrstuvwx"]
+        long = replace(pair(rows[0].prompt, "yes", "n" * 60, {}), source="pairs.jsonl:7")
+        rows = [*rows, long] if word == "say" else rows
+        parts.append(Experience(word, tuple(rows), tuple(rows[:4]), Preference(DPO(beta=0.5)), Choice()))
+    made = run(Learner(toy, chain(Replay(fraction=0.2)), RECIPE), Stream(tuple(parts)), tmp_path, QUIET)
+    assert made.matrix.scores[-1] == (1.0, 1.0)
+    assert [row["source"] for _, row in read_jsonl(tmp_path / "rejected.jsonl")] == ["pairs.jsonl:7"]
+    notes = [row["notes"] for row in made.files.metrics() if row.get("notes")]
+    assert notes[0]["margin"] == pytest.approx(0.0, abs=1e-5)
+    assert notes[-1]["accuracy"] == 1.0
 
 
 def test_rows_rejected_when_the_stream_was_read_are_kept_in_a_file(toy: str, tmp_path: Path) -> None:

@@ -78,6 +78,12 @@ def length(model: LanguageModel, question: Question, example: Example, given: Gi
     return max(len(prompt) + len(answer) for prompt, answer in pairs) + BEYOND * (question == "generate")
 
 
+def longest(model: LanguageModel, example: Example) -> int:
+    """Tokens of a conversation, with the longest of its choices as the last turn where it has any."""
+    offered = [model.encode_choice(example.prompt, choice) for choice in example.choices]
+    return max([len(model.encode(example).tokens), *(len(prompt) + len(answer) for prompt, answer in offered)])
+
+
 def _lead(example: Example, shown: Sequence[Example]) -> tuple[Message, ...]:
     if documents := [e for e in (example, *shown) if e.text]:
         raise DataError(

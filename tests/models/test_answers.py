@@ -8,7 +8,7 @@ import torch
 from everlearn.data.packing import Row, collate
 from everlearn.errors import DataError
 from everlearn.examples import Encoded, Example, Message
-from everlearn.models.answers import answer, length, posed
+from everlearn.models.answers import answer, length, longest, posed
 from everlearn.models.language_model import LanguageModel
 from everlearn.testing.toys import question, toy_model
 from everlearn.types import Given
@@ -139,3 +139,10 @@ def test_documents_are_no_turns() -> None:
     ):
         with pytest.raises(DataError, match="is a document, and no turn"):
             answer(toy_model(), question_, [item], [Given(shown=(shown,))])  # type: ignore[arg-type]
+
+
+def test_an_example_is_as_long_as_with_its_longest_choice() -> None:
+    model, asked = toy_model(), question("a", "yes")
+    assert longest(model, asked) == len(model.encode(asked).tokens)
+    assert longest(model, replace(asked, choices=("yes", "no"))) == longest(model, asked)
+    assert longest(model, replace(asked, choices=("yes", "perhaps"))) == longest(model, asked) + 4
