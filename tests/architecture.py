@@ -28,7 +28,7 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     needs
     merge_rules combine
     methods agents
-    learner reference_weights checkpoint watch evaluate registry run_folder stopping
+    learner reference_weights checkpoint watch evaluate validation registry run_folder stopping
     fold references merge_folders
     wording figures run_view verdict
     grid

@@ -4,12 +4,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from everlearn.data.packing import Row
 from everlearn.examples import Batch, Encoded, Example
+from everlearn.models.language_model import LanguageModel
 from everlearn.traces import Trace
 
 
@@ -26,6 +28,23 @@ class Attempt:
     example: Example
     trace: Trace
     advantage: float | None = None
+
+
+@runtime_checkable
+class Attempting(Protocol):
+    """An objective whose examples are tasks that the model attempts itself."""
+
+    def attempt(
+        self, model: LanguageModel, examples: Sequence[Example], seed: int, group: int | None = None
+    ) -> list[Attempt]:
+        """The model's attempts at tasks, with their rewards and advantages, task after task.
+
+        Args:
+            model: the policy.
+            examples: the tasks.
+            seed: decides all randomness.
+            group: attempts at each; None takes as many as the objective, and leaves out what it does not learn from.
+        """
 
 
 def rows_of(

@@ -164,22 +164,18 @@ class PolicyGradient:
         """What a row of so many attempts counts for in its step; None stands for its drawn tokens."""
         return None if self.average == "tokens" else float(attempts)
 
-    def attempt(self, model: LanguageModel, examples: Sequence[Example], seed: int) -> list[Attempt]:
-        """The model's attempts at prompts, with their rewards and advantages, group after group.
-
-        Args:
-            model: the policy.
-            examples: conversations; what their last turn says is seen by the reward alone.
-            seed: decides all randomness.
-        """
+    def attempt(
+        self, model: LanguageModel, examples: Sequence[Example], seed: int, group: int | None = None
+    ) -> list[Attempt]:
+        """See `Attempting`; what an example's last turn says is seen by the reward alone."""
         documents = [e.source or e.key for e in examples if e.text]
         if documents:
             raise DataError(f"{documents[0]} is a document; a policy gradient needs prompts to answer.")
         found: list[Attempt] = []
-        for example, traces in zip(examples, self.rollout.run(model, examples, self.group, seed), strict=True):
+        for example, traces in zip(examples, self.rollout.run(model, examples, group or self.group, seed), strict=True):
             rewards = self.reward.score(example, [Answer(t.text, t.finished, t.length) for t in traces])
             scored = [replace(t, reward=r) for t, r in zip(traces, rewards, strict=True)]
-            found += [Attempt(example, t) for t in scored[: self._learned(len(scored))]]
+            found += [Attempt(example, t) for t in scored[: None if group else self._learned(len(scored))]]
         keys = [tuple(getattr(a.trace, name) for name in self.key) for a in found]
         better = advantages([a.trace.reward for a in found], keys, self.baseline, self.scale)
         return [replace(a, advantage=b) for a, b in zip(found, better, strict=True)]
