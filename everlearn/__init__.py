@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from everlearn.methods.pruning import FAPM, PackNet, SparseMovement
     from everlearn.methods.rehearsal import LAMOL, SSR
     from everlearn.methods.replay import Replay, RepresentativeReplay, SpacedReplay
+    from everlearn.methods.rollout_filter import RIF
     from everlearn.methods.shared import SLAO, RoutingCLoRA
     from everlearn.methods.soft_masks import SoftMask
     from everlearn.methods.sparse_vectors import DARE, DELLA, TIES, Breadcrumbs
@@ -123,6 +124,7 @@ _HOMES = {
     "everlearn.methods.pruning": "FAPM PackNet SparseMovement",
     "everlearn.methods.rehearsal": "LAMOL SSR",
     "everlearn.methods.replay": "Replay RepresentativeReplay SpacedReplay",
+    "everlearn.methods.rollout_filter": "RIF",
     "everlearn.methods.shared": "RoutingCLoRA SLAO",
     "everlearn.methods.soft_masks": "SoftMask",
     "everlearn.methods.sparse_vectors": "Breadcrumbs DARE DELLA TIES",
@@ -182,6 +184,7 @@ __all__ = [
     "OGD",
     "OPCM",
     "OSF",
+    "RIF",
     "SAPT",
     "SI",
     "SLAO",
