@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everlearn.adaptation import TTRL, format_only, ttrl
     from everlearn.data.audit import audit
     from everlearn.data.sources import read
     from everlearn.data.stream_file import load_stream
@@ -81,7 +82,7 @@ if TYPE_CHECKING:
     from everlearn.rewards.reward import Answer, IfFinished, Part, Reward, Scored, Tally, Weighted, tally
     from everlearn.rewards.sandbox import Finished, Limits, run_code
     from everlearn.rewards.tasks import TaskScore
-    from everlearn.rewards.text import Exact, Format, Length, TargetLength
+    from everlearn.rewards.text import Answered, Exact, Format, Length, TargetLength
     from everlearn.rewards.unit_tests import UnitTests
     from everlearn.rewards.votes import MajorityVote, SameText, Vote
     from everlearn.serve.exchange import Server
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from everlearn.types import Experience, State, Stream
 
 _HOMES = {
+    "everlearn.adaptation": "TTRL format_only ttrl",
     "everlearn.data.audit": "audit",
     "everlearn.data.sources": "read",
     "everlearn.data.stream_file": "load_stream",
@@ -152,7 +154,7 @@ _HOMES = {
     "everlearn.rewards.reward": "Answer IfFinished Part Reward Scored Tally Weighted tally",
     "everlearn.rewards.sandbox": "Finished Limits run_code",
     "everlearn.rewards.tasks": "TaskScore",
-    "everlearn.rewards.text": "Exact Format Length TargetLength",
+    "everlearn.rewards.text": "Answered Exact Format Length TargetLength",
     "everlearn.rewards.unit_tests": "UnitTests",
     "everlearn.rewards.votes": "MajorityVote SameText Vote",
     "everlearn.serve.exchange": "Server",
@@ -191,9 +193,11 @@ __all__ = [
     "SLERP",
     "SSR",
     "TIES",
+    "TTRL",
     "AdamW",
     "AllOf",
     "Answer",
+    "Answered",
     "BlockExpansion",
     "Boxed",
     "Breadcrumbs",
@@ -311,6 +315,7 @@ __all__ = [
     "compare",
     "domain_incremental",
     "experience",
+    "format_only",
     "general_suite",
     "in_context",
     "joint",
@@ -326,6 +331,7 @@ __all__ = [
     "split_by_class",
     "tally",
     "task_incremental",
+    "ttrl",
 ]
 
 

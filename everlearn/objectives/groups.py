@@ -1,8 +1,8 @@
 """Attempts at tasks, and the rows that are made of them to learn from."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 from typing import Protocol, runtime_checkable
 
@@ -23,11 +23,13 @@ class Attempt:
         example: the task.
         trace: what was done.
         advantage: over the attempts that it is compared with; None where it could not be scored.
+        notes: what the reward has noted of all attempts at the task.
     """
 
     example: Example
     trace: Trace
     advantage: float | None = None
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -114,7 +116,7 @@ def attempts_of(batch: Batch) -> Tensor:
 
 
 def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
-    """What a step's attempts show: rewards, also by experience, and how many teach nothing and why.
+    """What a step's attempts show: rewards, also by experience, how many teach nothing and why, and rewards' notes.
 
     `entropy` is the mean of -log p over the drawn tokens, in nats: an estimate of the policy's entropy at the
     temperature that they were drawn at. `even` is the share of prompts at which all scored attempts did as well.
@@ -137,4 +139,7 @@ def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
     if scored:
         rewards = [reward for _, reward in scored]
         found |= {"reward": fmean(rewards), "reward_deviation": pstdev(rewards)}
+    tasks = {a.trace.task: a.notes for a in attempts}
+    for name in dict.fromkeys(name for notes in tasks.values() for name in notes):
+        found[name] = fmean(notes[name] for notes in tasks.values() if name in notes)
     return found | {f"reward of {name}": fmean(own) for name, own in origins.items() if len(origins) > 1}

@@ -33,7 +33,7 @@ from everlearn.objectives.groups import Attempt, attempts_of, noted, rows_of
 from everlearn.objectives.rollouts import Rollout, SingleTurn
 from everlearn.objectives.surrogates import Clip, Surrogate, means
 from everlearn.randomness import permutation, seed_of
-from everlearn.rewards.reward import Answer, Reward
+from everlearn.rewards.reward import Answer, Reward, notes_of
 from everlearn.types import Model
 
 Average = Literal["tokens", "attempts", "constant", "sums"]
@@ -48,7 +48,8 @@ class PolicyGradient:
     """Raise the probability of what earned more reward than other attempts at the same task; see the module.
 
     Each step takes `batch_size` prompts of the recipe, draws `group` attempts at each with the live model, scores them,
-    and learns from those whose group tells better from worse. A step in which no group does changes nothing.
+    and learns from those whose group tells better from worse. A step in which no group does changes nothing. A row that
+    nobody has answered, for a reward that asks for no right answer, ends with an empty turn of the assistant's.
 
     Args:
         reward: how good an attempt is. None for one is "cannot be told": it is left out, and not counted as 0.
@@ -173,9 +174,10 @@ class PolicyGradient:
             raise DataError(f"{documents[0]} is a document; a policy gradient needs prompts to answer.")
         found: list[Attempt] = []
         for example, traces in zip(examples, self.rollout.run(model, examples, group or self.group, seed), strict=True):
-            rewards = self.reward.score(example, [Answer(t.text, t.finished, t.length) for t in traces])
+            answers = [Answer(t.text, t.finished, t.length) for t in traces]
+            rewards, notes = self.reward.score(example, answers), notes_of(self.reward, example, answers)
             scored = [replace(t, reward=r) for t, r in zip(traces, rewards, strict=True)]
-            found += [Attempt(example, t) for t in scored[: None if group else self._learned(len(scored))]]
+            found += [Attempt(example, t, notes=notes) for t in scored[: None if group else self._learned(len(scored))]]
         keys = [tuple(getattr(a.trace, name) for name in self.key) for a in found]
         better = advantages([a.trace.reward for a in found], keys, self.baseline, self.scale)
         return [replace(a, advantage=b) for a, b in zip(found, better, strict=True)]
