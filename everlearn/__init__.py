@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from everlearn.methods.rehearsal import LAMOL, SSR
     from everlearn.methods.replay import Replay, RepresentativeReplay, SpacedReplay
     from everlearn.methods.rollout_filter import RIF
+    from everlearn.methods.self_distillation import SDFT
     from everlearn.methods.shared import SLAO, RoutingCLoRA
     from everlearn.methods.soft_masks import SoftMask
     from everlearn.methods.sparse_vectors import DARE, DELLA, TIES, Breadcrumbs
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from everlearn.models.language_model import LanguageModel
     from everlearn.models.optim import AdamW, Recipe, Schedule
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
+    from everlearn.objectives.distillation import Distillation
     from everlearn.objectives.next_token import NextToken
     from everlearn.objectives.policy_gradient import PolicyGradient
     from everlearn.objectives.rollouts import SingleTurn
@@ -127,6 +129,7 @@ _HOMES = {
     "everlearn.methods.rehearsal": "LAMOL SSR",
     "everlearn.methods.replay": "Replay RepresentativeReplay SpacedReplay",
     "everlearn.methods.rollout_filter": "RIF",
+    "everlearn.methods.self_distillation": "SDFT",
     "everlearn.methods.shared": "RoutingCLoRA SLAO",
     "everlearn.methods.soft_masks": "SoftMask",
     "everlearn.methods.sparse_vectors": "Breadcrumbs DARE DELLA TIES",
@@ -141,6 +144,7 @@ _HOMES = {
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
+    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
     "everlearn.objectives.rollouts": "SingleTurn",
@@ -188,6 +192,7 @@ __all__ = [
     "OSF",
     "RIF",
     "SAPT",
+    "SDFT",
     "SI",
     "SLAO",
     "SLERP",
@@ -207,6 +212,7 @@ __all__ = [
     "Completion",
     "Context",
     "DepthSplice",
+    "Distillation",
     "DoRA",
     "DualLoRA",
     "EditSimilarity",
