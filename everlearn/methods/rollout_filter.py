@@ -45,7 +45,7 @@ class RIF(Method):
     what has returned, and 16 bytes for each prompt left out.
 
     Args:
-        attempts: K, completions of each prompt; None takes the objective's own group.
+        attempts: K, completions of each prompt; None takes as many as the objective learns from.
         threshold: tau; a prompt stays if one of its attempts earned more.
         drop_solved: whether prompts stay out too whose attempts all earned the same and more than the threshold. They
             carry no gradient either (DAPO, arXiv:2503.14476); they do not wait for anything.
