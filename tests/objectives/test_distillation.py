@@ -207,7 +207,7 @@ def test_what_was_lost_is_recovered_from_the_base(tmp_path: Path) -> None:
     again = replace(learner, recipe=replace(RECIPE, epochs=15))
     learn(again, model, drifted, experience("old", distil(group=8)), Watch(log=rows.append))
     assert gap(model, base) < 0.5 * lost
-    assert rows[0]["loss"] > 0.1, "the base is far from where the second experience starts"
+    assert rows[0]["loss"] > 0.05, "the base is far from where the second experience starts"
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert set(rows[0]["notes"]) == {"attempts", "truncated", "drawn", "entropy"}
 
