@@ -4,15 +4,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import torch
 
 from benchmarks.harness import Sample, clock
 from benchmarks.inputs import lesson, rows
-from everlearn import Example, LanguageModel, Learner, LoRA, Method, State, chain
+from everlearn import (
+    Example,
+    LanguageModel,
+    Learner,
+    LoRA,
+    Message,
+    Method,
+    PolicyGradient,
+    Sampling,
+    SingleTurn,
+    State,
+    chain,
+)
 from everlearn.examples import Plan
 from everlearn.learner import learn
 from everlearn.models.optim import AdamW, Recipe
+from everlearn.rewards.reward import Answer
 from everlearn.watch import Watch
 
 RATE = 2e-5
@@ -20,6 +34,9 @@ RATE = 2e-5
 
 LONG = Recipe(AdamW(learning_rate=RATE), batch_size=2, length=512, tokens=1024)
 """2 rows of 512 tokens in a step."""
+
+GROUPS = Recipe(AdamW(learning_rate=1e-6), batch_size=8, length=512, tokens=2048)
+"""8 prompts in a step, at TRL's default rate for rewards."""
 
 SIZES = ((256, 256),) * 4
 """Two steps of them; half of each row is masked."""
@@ -91,6 +108,36 @@ def adapter(model: LanguageModel, examples: Sequence[Example]) -> State:
     """A young adapter: a few steps at the default rate."""
     by = learner(replace(LONG, optimiser=AdamW()))
     return study(by, model, by.start(model), examples).state
+
+
+def vowels(text: str) -> float:
+    """The share of vowels: a reward that tells any two answers apart, at no cost."""
+    return sum(letter in "aeiou" for letter in text) / max(len(text), 1)
+
+
+@dataclass(frozen=True)
+class Vowels:
+    """`vowels` as a reward."""
+
+    def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
+        """One score for each reply."""
+        return [vowels(reply.text) for reply in replies]
+
+
+def attempted(by: Learner, model: LanguageModel, examples: Sequence[Example], samples: int, limit: int) -> Sample:
+    """One step of GRPO; the value is what was done."""
+    objective = PolicyGradient(Vowels(), samples, SingleTurn(Sampling(limit=limit)), scale="group")
+    experience, rows = replace(lesson("rewards", examples), objective=objective), list[Any]()
+    start = clock()
+    learn(by, model, by.start(model), experience, Watch(log=rows.append))
+    return Sample(clock() - start, {"steps": len(rows), "drawn": rows[0]["notes"]["drawn"]})
+
+
+def attempt_once(prompts: Sequence[str], samples: int, limit: int) -> dict[str, float]:
+    """One step of GRPO in a process of its own."""
+    by = learner(GROUPS)
+    turns = [(Message("user", text), Message("assistant", "time")) for text in prompts]
+    return dict(attempted(by, by.open(), [Example(messages=both) for both in turns], samples, limit).value)
 
 
 def grads(model: LanguageModel, examples: Sequence[Example]) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from benchmarks import continual, decoding, scoring, startup, training
+from benchmarks import continual, decoding, rewarding, scoring, startup, training
 from benchmarks.harness import DifferentError, Finding, NotThereError
 
 
@@ -39,6 +39,8 @@ ROWS: Mapping[str, Row] = {
     "multiple-choice": Row("multiple choice, 500 items", scoring.multiple_choice),
     "sampling": Row("sampling, batch 32, 64 + 48 tokens", decoding.batch),
     "group": Row("groups of 8 samples, 4 prompts of 256, answers of 16", decoding.group),
+    "grpo": Row(rewarding.WORK, rewarding.grpo),
+    "grpo-memory": Row("the same: peak memory", rewarding.memory),
     "growth": Row("2 -> 50 experiences: memory and step time", continual.growth),
     "overhead": Row("overhead of L2SP, EWC, Replay 10 % for each new token", continual.overhead),
     "start": Row("`import everlearn`; `everlearn --help`", startup.start),

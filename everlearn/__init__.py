@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from everlearn.adaptation import TTRL, format_only, ttrl
+    from everlearn.agents.environments import Env, Observation, Scoring
+    from everlearn.agents.factories import EnvironmentFactory
+    from everlearn.agents.games import TextArena
+    from everlearn.agents.multi_turn import MultiTurn
+    from everlearn.agents.reasoning_tasks import reasoning_gym_task
+    from everlearn.agents.tools import Calling, Tools
     from everlearn.data.audit import audit
+    from everlearn.data.pairing import Pairing
     from everlearn.data.sources import read
     from everlearn.data.stream_file import load_stream
     from everlearn.data.streams import (
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
         task_incremental,
     )
     from everlearn.examples import Example, Message
+    from everlearn.flywheel import Flywheel
     from everlearn.fold import Run, Settings, run
     from everlearn.grid.compare import Compared, Grid, compare
     from everlearn.grid.executors import InProcess, Processes
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import DoRA, LoRA, RSLoRA
     from everlearn.methods.anchors import EWC, L2SP
     from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
+    from everlearn.methods.critic import Critic
     from everlearn.methods.dark_replay import DER, DERPP
     from everlearn.methods.distillation import LwF, NewInputsKL, OldInputsKL
     from everlearn.methods.dual import DualLoRA
@@ -48,6 +57,7 @@ if TYPE_CHECKING:
     from everlearn.methods.inflora import InfLoRA
     from everlearn.methods.interference import GSS, MIR
     from everlearn.methods.latent_replay import LatentReplay
+    from everlearn.methods.optimal_policy import COPR
     from everlearn.methods.orthogonal import NLoRA, OLoRA, SelfRegularizedCLoRA
     from everlearn.methods.projection import AGEM, GEM
     from everlearn.methods.prompts import L2P, ProgressivePrompts
@@ -70,13 +80,18 @@ if TYPE_CHECKING:
     from everlearn.models.language_model import LanguageModel
     from everlearn.models.optim import AdamW, Recipe, Schedule
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
+    from everlearn.objectives.actor_critic import ActorCritic
+    from everlearn.objectives.continual_policy import CPPO
+    from everlearn.objectives.criteria import DPO, IPO, KTO, Hinge, RobustDPO, SimPO
     from everlearn.objectives.distillation import Distillation
     from everlearn.objectives.next_token import NextToken
     from everlearn.objectives.policy_gradient import PolicyGradient
+    from everlearn.objectives.preference import Preference
     from everlearn.objectives.rollouts import SingleTurn
     from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip
     from everlearn.references import in_context, joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
+    from everlearn.registry.promotion import Promotion
     from everlearn.rewards.extraction import Boxed, Marked, Number, Tagged, WholeText
     from everlearn.rewards.judge import Judge, PairJudge
     from everlearn.rewards.mathematics import MathEqual, SameMath
@@ -94,13 +109,21 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "everlearn.adaptation": "TTRL format_only ttrl",
+    "everlearn.agents.environments": "Env Observation Scoring",
+    "everlearn.agents.factories": "EnvironmentFactory",
+    "everlearn.agents.games": "TextArena",
+    "everlearn.agents.multi_turn": "MultiTurn",
+    "everlearn.agents.reasoning_tasks": "reasoning_gym_task",
+    "everlearn.agents.tools": "Calling Tools",
     "everlearn.data.audit": "audit",
+    "everlearn.data.pairing": "Pairing",
     "everlearn.data.sources": "read",
     "everlearn.data.stream_file": "load_stream",
     "everlearn.data.streams": (
         "blurry class_incremental domain_incremental experience online shuffled split_by_class task_incremental"
     ),
     "everlearn.examples": "Example Message",
+    "everlearn.flywheel": "Flywheel",
     "everlearn.fold": "Run Settings run",
     "everlearn.grid.compare": "Compared Grid compare",
     "everlearn.grid.executors": "InProcess Processes",
@@ -110,6 +133,7 @@ _HOMES = {
     "everlearn.methods.adapters": "DoRA LoRA RSLoRA",
     "everlearn.methods.anchors": "EWC L2SP",
     "everlearn.methods.averaging": "EMA LMCocktail ModelStock Soup WiSEFT",
+    "everlearn.methods.critic": "Critic",
     "everlearn.methods.dark_replay": "DER DERPP",
     "everlearn.methods.distillation": "LwF NewInputsKL OldInputsKL",
     "everlearn.methods.dual": "DualLoRA",
@@ -122,6 +146,7 @@ _HOMES = {
     "everlearn.methods.inflora": "InfLoRA",
     "everlearn.methods.interference": "GSS MIR",
     "everlearn.methods.latent_replay": "LatentReplay",
+    "everlearn.methods.optimal_policy": "COPR",
     "everlearn.methods.orthogonal": "NLoRA OLoRA SelfRegularizedCLoRA",
     "everlearn.methods.projection": "AGEM GEM",
     "everlearn.methods.prompts": "L2P ProgressivePrompts",
@@ -145,12 +170,17 @@ _HOMES = {
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
     "everlearn.objectives.distillation": "Distillation",
+    "everlearn.objectives.actor_critic": "ActorCritic",
+    "everlearn.objectives.continual_policy": "CPPO",
+    "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
+    "everlearn.objectives.preference": "Preference",
     "everlearn.objectives.rollouts": "SingleTurn",
     "everlearn.objectives.surrogates": "CISPO Clip Reinforce SequenceClip",
     "everlearn.references": "in_context joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
+    "everlearn.registry.promotion": "Promotion",
     "everlearn.rewards.extraction": "Boxed Marked Number Tagged WholeText",
     "everlearn.rewards.judge": "Judge PairJudge",
     "everlearn.rewards.mathematics": "MathEqual SameMath",
@@ -172,16 +202,21 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 __all__ = [
     "AGEM",
     "CISPO",
+    "COPR",
+    "CPPO",
     "DARE",
     "DELLA",
     "DER",
     "DERPP",
+    "DPO",
     "EMA",
     "EWC",
     "FAPM",
     "GEM",
     "GPM",
     "GSS",
+    "IPO",
+    "KTO",
     "L2P",
     "L2SP",
     "LAMOL",
@@ -199,6 +234,7 @@ __all__ = [
     "SSR",
     "TIES",
     "TTRL",
+    "ActorCritic",
     "AdamW",
     "AllOf",
     "Answer",
@@ -206,26 +242,32 @@ __all__ = [
     "BlockExpansion",
     "Boxed",
     "Breadcrumbs",
+    "Calling",
     "Choice",
     "Clip",
     "Compared",
     "Completion",
     "Context",
+    "Critic",
     "DepthSplice",
     "Distillation",
     "DoRA",
     "DualLoRA",
     "EditSimilarity",
     "Engine",
+    "Env",
+    "EnvironmentFactory",
     "Exact",
     "ExactMatch",
     "Example",
     "Experience",
     "Finished",
+    "Flywheel",
     "Format",
     "Freeze",
     "GDumb",
     "Grid",
+    "Hinge",
     "IfFinished",
     "InProcess",
     "IncLoRA",
@@ -250,6 +292,7 @@ __all__ = [
     "Method",
     "MoELoRA",
     "ModelStock",
+    "MultiTurn",
     "NLoRA",
     "NewInputsKL",
     "NextToken",
@@ -257,14 +300,18 @@ __all__ = [
     "NumericEqual",
     "NumericMatch",
     "OLoRA",
+    "Observation",
     "OldInputsKL",
     "PackNet",
     "PairJudge",
+    "Pairing",
     "Part",
     "PolicyGradient",
+    "Preference",
     "PrefixMatch",
     "Processes",
     "ProgressivePrompts",
+    "Promotion",
     "RSLoRA",
     "RWalk",
     "ReasoningGym",
@@ -274,6 +321,7 @@ __all__ = [
     "RepresentativeReplay",
     "Retain",
     "Reward",
+    "RobustDPO",
     "RougeL",
     "RoutingCLoRA",
     "Run",
@@ -287,10 +335,12 @@ __all__ = [
     "Sari",
     "Schedule",
     "Scored",
+    "Scoring",
     "SelfRegularizedCLoRA",
     "SequenceClip",
     "Server",
     "Settings",
+    "SimPO",
     "SingleTurn",
     "Slow",
     "SoftMask",
@@ -304,8 +354,10 @@ __all__ = [
     "TargetLength",
     "TaskArithmetic",
     "TaskScore",
+    "TextArena",
     "TokenAccuracy",
     "TokenLikelihood",
+    "Tools",
     "Trace",
     "TreeLoRA",
     "UnitTests",
@@ -329,6 +381,7 @@ __all__ = [
     "load_stream",
     "online",
     "read",
+    "reasoning_gym_task",
     "run",
     "run_code",
     "sample",

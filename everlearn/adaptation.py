@@ -15,6 +15,7 @@ from everlearn.evaluate import Exam, sit
 from everlearn.examples import Example
 from everlearn.learner import Learner, learn
 from everlearn.models.language_model import LanguageModel
+from everlearn.objectives.groups import finals
 from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.rewards.reward import Answer, question
 from everlearn.rewards.text import Answered
@@ -217,9 +218,11 @@ def _drawn(
     model: LanguageModel, experience: Experience, examples: Sequence[Example], count: int, seed: int
 ) -> Iterator[tuple[Example, list[str]]]:
     """What the policy draws for each example."""
-    attempts = _policy(experience).attempt(model, examples, seed, count)
-    for place, example in enumerate(examples):
-        yield example, [a.trace.text for a in attempts[place * count : (place + 1) * count]]
+    texts: dict[str, list[str]] = {example.key: [] for example in examples}
+    for attempt in finals(_policy(experience).attempt(model, examples, seed, count)):
+        texts[attempt.example.key].append(attempt.trace.text)
+    for example in examples:
+        yield example, texts[example.key]
 
 
 def _policy(experience: Experience) -> PolicyGradient:

@@ -133,6 +133,8 @@ class Batch:
             said; 0 where there is none.
         counts: (B,) each row's weight in the mean over its step; None takes its number of supervised tokens.
         teacher: whom its loss asks, where it asks anyone.
+        tied: so many rows after one another have a loss together alone, as the two answers of a pair do, and are never
+            parted.
     """
 
     tokens: Tensor
@@ -145,6 +147,7 @@ class Batch:
     values: Mapping[str, Tensor] = field(default_factory=dict)
     counts: Tensor | None = None
     teacher: Teacher | None = None
+    tied: int = 1
 
     @cached_property
     def weight(self) -> float:

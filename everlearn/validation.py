@@ -13,7 +13,7 @@ from everlearn.examples import Step
 from everlearn.method import Context
 from everlearn.models.optim import Validate
 from everlearn.models.parallel import Processes
-from everlearn.objectives.groups import Attempting
+from everlearn.objectives.groups import Attempting, finals
 from everlearn.randomness import seed_of
 from everlearn.types import Reply
 
@@ -64,7 +64,7 @@ def attempted(ctx: Context) -> float:
         )
     seed = seed_of(ctx.seed, ctx.seen, experience.name, "validation")
     found = objective.attempt(ctx.model, experience.validation, seed, ATTEMPTS)
-    return fmean(experience.metric.score(a.example, Reply(a.trace.text)) for a in found)
+    return fmean(experience.metric.score(a.example, Reply(a.trace.text)) for a in finals(found))
 
 
 def _loss(ctx: Context, processes: Processes, forward: Forward) -> float:

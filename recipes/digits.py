@@ -101,7 +101,7 @@ def digits_stream(kind: str, scenario: str, seed: int) -> Stream:
         scenario: "task", "domain" or "class".
         seed: draws the rows and the permutations.
     """
-    drawn = [_digits()[i] for i in permutation(len(_digits()), seed, "rows")]
+    drawn = [digits()[i] for i in permutation(len(digits()), seed, "rows")]
     train, test = drawn[TESTS:], drawn[:TESTS]
     parts = [
         _experience(kind, scenario, part, seed, train[: SHARE[kind][0]], test[: SHARE[kind][1]])
@@ -248,7 +248,12 @@ def _heading(seeds: int) -> str:
 
 
 @cache
-def _digits() -> tuple[Digit, ...]:
+def digits() -> tuple[Digit, ...]:
+    """All images of the bundled set.
+
+    Raises:
+        ConfigError: if scikit-learn is missing.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -100,7 +101,7 @@ class DigitsInner(PreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=states.index_put((rows, places), asking))
 
 
-class DigitsForCausalLM(PreTrainedModel):
+class DigitsForCausalLM(PreTrainedModel, GenerationMixin):
     """The network with its head."""
 
     config_class = DigitsConfig

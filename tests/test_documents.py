@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from everlearn import load_stream
+from everlearn.config import parse
 from everlearn.console import FAILED, NO, STOPPED
 from everlearn.errors import ConfigError, EverlearnError
 from everlearn.testing.documents import PAGES, costs, main, method_page, method_rows
+from everlearn.types import Objective
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("recipes/**/*.md")])
@@ -62,6 +64,8 @@ def test_a_python_block_is_python(text: str) -> None:
 
 @pytest.mark.parametrize("text", blocks("python", "run"))
 def test_a_python_block_marked_run_runs(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for needed in re.findall(r"^from (trl|peft|datasets) import", text, re.M):
+        pytest.importorskip(needed, reason=f"the block needs {needed}: pip install 'everlearn[trl]'.")
     monkeypatch.chdir(tmp_path)
     Path("block.py").write_text(text, encoding="utf-8")
     runpy.run_path("block.py", run_name="__main__")
@@ -123,3 +127,12 @@ def test_a_method_has_a_page_and_a_misspelt_one_a_hint() -> None:
     assert "memory     8 P in all" in page
     with pytest.raises(ConfigError, match="did you mean EWC"):
         method_page("EWX")
+
+
+def test_every_variant_that_the_page_on_rewards_names_is_an_objective() -> None:
+    page = (REPOSITORY / "docs/rewards.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| (.+?) \| `(.+?)`", page, re.M)
+    made = {name: parse(text.replace("(R,", "(Exact(),")) for name, text in found}
+    assert {"REINFORCE", "RLOO", "GRPO", "Dr. GRPO", "DAPO", "GSPO", "CISPO", "PPO"} == made.keys()
+    assert all(isinstance(objective, Objective) for objective in made.values())
+    assert len(set(made.values())) == len(made)

@@ -12,6 +12,7 @@ from everlearn.errors import ConfigError, Interrupted, ModelError
 from everlearn.examples import Batch
 from everlearn.learner import Learner, learn
 from everlearn.method import Context, Method, Tensors, chain
+from everlearn.methods.adapters import LoRA
 from everlearn.models.optim import AdamW, Recipe, Schedule
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Experience, Memory, Model, State
@@ -309,3 +310,11 @@ def test_half_precision_hides_nothing_of_what_was_trained_from_the_end_of_an_exp
     state = learn(learner, model, learner.start(model), LETTERS)
     assert {w.dtype for w in state.memory[0]["last"].values()} == {torch.float32}
     assert any(not torch.equal(w, w.bfloat16().float()) for w in state.memory[0]["last"].values())
+
+
+def test_a_restored_version_answers_as_the_live_one_though_its_adapters_drop() -> None:
+    model, learner = toy_model(), Learner("toy", LoRA(rank=2, dropout=0.5), replace(RECIPE, epochs=1))
+    state = learn(learner, model, learner.start(model), LETTERS)
+    restored, tokens = learner.restore(toy_model(), state), torch.arange(6, 18)[None]
+    with torch.no_grad():
+        assert torch.equal(restored.module(tokens).logits, model.module(tokens).logits)

@@ -70,6 +70,12 @@ def read_table(table: Dataset, layout: Layout, source: str, in_memory: int) -> R
     return Rows(View(_Table(table, layout, source), kept), tuple(rejects), layout.closed)
 
 
+def table_of(rows: Sequence[Mapping[str, Any]]) -> Dataset:
+    """A table in memory of rows with the same columns; one that a row lacks is null there."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in columns})
+
+
 @dataclass(frozen=True, eq=False)
 class _Table(Sequence[Example]):
     """Rows of a table as examples, read when asked for; a bad row raises."""

@@ -5,119 +5,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from everlearn.data.scan import encodable
+from everlearn.data.fields import Row, asked, conversation, ending_well, kind, optional, system, text_in, turns_in
+from everlearn.data.preferences import judged, pair, preference
 from everlearn.errors import ConfigError, DataError
 from everlearn.examples import Example, Message
 from everlearn.files import read_json
 
-Row = Mapping[str, Any]
-
-# What each name of a turn's author means. Many chat templates know these three roles alone, so that what a tool
-# returns is given to the model as a user's turn, and its call of a function is its own.
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "observation": "user",
-    "tool": "user",
-    "function": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "function_call": "assistant",
-}
 # Fields that make a row with a `text` more than a document.
 _TARGETS = ("label", "labels", "answer", "response", "completion", "target", "output")
 
 
-def _kind(value: object) -> str:
-    if isinstance(value, bool | int | float):
-        return f"the {'boolean' if isinstance(value, bool) else 'number'} {json.dumps(value)}"
-    return "null" if value is None else {"list": "a list", "dict": "an object"}.get(type(value).__name__, "a text")
-
-
-def _text(row: Row, name: str) -> str:
-    """The text in a field that has to be there and not be blank."""
-    if name not in row:
-        raise DataError(f"lacks the field {name!r}; it has {sorted(row)}")
-    value = row[name]
-    if not isinstance(value, str):
-        raise DataError(f"the field {name!r} is {_kind(value)}, not text")
-    if not value.strip():
-        raise DataError(f"the field {name!r} is empty")
-    if not encodable(value):
-        raise DataError(f"the field {name!r} holds half of a surrogate pair, which is not text")
-    return value
-
-
-def _optional(row: Row, name: str, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
-    value = row.get(name)
-    if value is not None and not isinstance(value, kind):
-        raise DataError(f"the field {name!r} is {_kind(value)}, not {_kind(kind())}")
-    return kind() if value is None else value
-
-
-def _system(row: Row) -> tuple[Message, ...]:
-    return (Message("system", _text(row, "system")),) if row.get("system") else ()
-
-
-def _conversation(row: Row, turns: tuple[Message, ...]) -> Example:
-    """An example of the turns with the row's choices and metadata."""
-    choices = _optional(row, "choices", list)
-    texts = tuple(_text({"choices": choice}, "choices") for choice in choices)
-    if texts and turns[-1].content not in texts:
-        raise DataError(f"the right answer {turns[-1].content!r} is not one of its choices {list(texts)}")
-    return Example(messages=turns, choices=texts, metadata=_optional(row, "metadata", dict))
-
-
-def _asked(prompt: str, answer: str, metadata: Mapping[str, Any]) -> Example:
-    return Example(messages=(Message("user", prompt), Message("assistant", answer)), metadata=metadata)
-
-
-def _turns(turns: list[Any], author: str, content: str) -> tuple[Message, ...]:
-    """The turns of a conversation whose fields are named `author` and `content`."""
-    read = []
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, dict):
-            raise DataError(f"turn {number} is {_kind(turn)}, not an object with {author!r} and {content!r}")
-        try:
-            role, words = _text(turn, author), _text(turn, content)
-        except DataError as error:
-            raise DataError(f"turn {number}: {error}") from error
-        if role not in ROLES:
-            raise DataError(f"turn {number}: unknown {author} {role!r}; known are {sorted(ROLES)}")
-        read.append(Message(ROLES[role], words))
-    return tuple(read)
-
-
-def _ending_well(turns: tuple[Message, ...]) -> tuple[Message, ...]:
-    if not turns or turns[-1].role != "assistant":
-        raise DataError("the conversation has to end with a turn of the assistant")
-    return turns
-
-
 def prompt_response(row: Row, file: "Layout") -> Example:
     """`{prompt, response}`, and optionally `system`, `choices`, `metadata`."""
-    turns = (Message("user", _text(row, "prompt")), Message("assistant", _text(row, "response")))
-    return _conversation(row, (*_system(row), *turns))
+    turns = (Message("user", text_in(row, "prompt")), Message("assistant", text_in(row, "response")))
+    return conversation(row, (*system(row), *turns))
 
 
 def messages(row: Row, file: "Layout") -> Example:
     """`{messages: [{role, content}, ...]}`, and optionally `choices`, `metadata`; ends with the assistant."""
-    turns = _turns(_optional(row, "messages", list), "role", "content")
-    return _conversation(row, (*_system(row), *_ending_well(turns)))
+    turns = turns_in(optional(row, "messages", list), "role", "content")
+    return conversation(row, (*system(row), *ending_well(turns)))
 
 
 def text(row: Row, file: "Layout") -> Example:
     """`{text}`: a raw document."""
-    return Example(text=_text(row, "text"), metadata=_optional(row, "metadata", dict))
+    return Example(text=text_in(row, "text"), metadata=optional(row, "metadata", dict))
 
 
 def trace(row: Row, file: "Layout") -> Example:
     """TRACE (arXiv 2310.06762): `{prompt, answer}`."""
-    return _asked(_text(row, "prompt"), _text(row, "answer"), _optional(row, "metadata", dict))
+    return asked(text_in(row, "prompt"), text_in(row, "answer"), optional(row, "metadata", dict))
 
 
 def mtl15(row: Row, file: "Layout") -> Example:
@@ -126,10 +44,10 @@ def mtl15(row: Row, file: "Layout") -> Example:
     The labels are read from `labels.json` beside the file, and the task's instruction from
     `instruction_config.json` in a folder above.
     """
-    label = _text(row, "label")
+    label = text_in(row, "label")
     if label not in file.labels:
         raise DataError(f"the label {label!r} is not in labels.json, which has {list(file.labels)}")
-    return _asked(f"{file.instruction}{_text(row, 'sentence')}\nAnswer:", label, {})
+    return asked(f"{file.instruction}{text_in(row, 'sentence')}\nAnswer:", label, {})
 
 
 def superni(row: Row, file: "Layout") -> Example:
@@ -143,33 +61,42 @@ def superni(row: Row, file: "Layout") -> Example:
     outputs = row.get("output")
     answers = outputs if isinstance(outputs, list) and outputs else [outputs]
     prompt = (
-        f"Definition: {_text({'Definition': first}, 'Definition').strip()}\n\nNow complete the following example -\n"
+        f"Definition: {text_in({'Definition': first}, 'Definition').strip()}\n\nNow complete the following example -\n"
     )
-    targets = [_text({"output": answer}, "output") for answer in answers]
-    return _asked(f"{prompt}Input: {_text(row, 'input')}\nOutput:", targets[0], {"answers": targets})
+    targets = [text_in({"output": answer}, "output") for answer in answers]
+    return asked(f"{prompt}Input: {text_in(row, 'input')}\nOutput:", targets[0], {"answers": targets})
 
 
 def sharegpt(row: Row, file: "Layout") -> Example:
     """ShareGPT: `{conversations: [{from, value}, ...]}`, with function calls and what they return.
 
-    A list of `tools` is told to the model in the system turn. Where the row is a preference (`chosen`, `rejected`),
-    the chosen turn ends the conversation and the rejected one's text is kept as `metadata["rejected"]`.
+    A list of `tools` is told to the model in the system turn. A row may be a preference: see `sharegpt_preference`.
     """
-    chosen = [row["chosen"]] if "chosen" in row else []
-    turns = _turns(_optional(row, "conversations", list) + chosen, "from", "value")
-    lead = [*_system(row), *(turns[:1] if turns and turns[0].role == "system" else ())]
-    system = [message.content for message in lead]
+    return conversation(row, ending_well(_spoken(row)))
+
+
+def sharegpt_preference(row: Row, file: "Layout") -> Example:
+    """ShareGPT with `chosen` and `rejected`, two answers to the conversation, as one turn `{from, value}` each."""
+    chosen, rejected = (ending_well(turns_in([row[name]], "from", "value"))[0] for name in ("chosen", "rejected"))
+    return pair(_spoken(row), chosen.content, rejected.content, optional(row, "metadata", dict))
+
+
+def _spoken(row: Row) -> tuple[Message, ...]:
+    """The turns, behind a system turn that tells of the tools."""
+    turns = turns_in(optional(row, "conversations", list), "from", "value")
+    leads = turns[:1] if turns and turns[0].role == "system" else ()
+    told = [message.content for message in (*system(row), *leads)]
     if row.get("tools") not in (None, "", "[]", []):
         tools = row["tools"] if isinstance(row["tools"], str) else json.dumps(row["tools"], ensure_ascii=False)
-        system.append(f"You can call these functions:\n{tools}")
-    opening = (Message("system", "\n\n".join(system)),) if system else ()
-    spoken = _ending_well(turns[1:] if turns and turns[0].role == "system" else turns)
-    rejected = {"rejected": _turns([row["rejected"]], "from", "value")[0].content} if "rejected" in row else {}
-    return _conversation({**row, "metadata": {**_optional(row, "metadata", dict), **rejected}}, opening + spoken)
+        told.append(f"You can call these functions:\n{tools}")
+    return (*((Message("system", "\n\n".join(told)),) if told else ()), *turns[len(leads) :])
 
 
 # A row belongs to the first of these whose fields it has.
 LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row, "Layout"], Example]]] = {
+    "sharegpt_preference": (("conversations", "chosen", "rejected"), sharegpt_preference),
+    "preference": (("chosen", "rejected"), preference),
+    "judged": (("prompt", "completion", "label"), judged),
     "messages": (("messages",), messages),
     "sharegpt": (("conversations",), sharegpt),
     "superni": (("Definition", "input", "output"), superni),
@@ -237,7 +164,7 @@ class Layout:
             ConfigError: if what the layout needs beside the file is missing.
         """
         if not isinstance(row, dict):
-            raise DataError(f"is {_kind(row)}, not an object")
+            raise DataError(f"is {kind(row)}, not an object")
         if isinstance(self.name, Mapping):
             row = self._renamed(row, self.name)
         name = self.name if isinstance(self.name, str) and self.name != "auto" else _found(row)

@@ -9,15 +9,19 @@ becomes the tokens of its characters, never the control token, neither in docume
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from everlearn.errors import DataError, ModelError
 from everlearn.examples import Encoded, Example, Message
+
+Schemas = Sequence[Mapping[str, Any]]
+"""Functions that may be called, each as its JSON schema, for the chat template to tell of."""
 
 PRIVATE = 0xF0000
 """First of the code points that stand for control look-alikes while the template is rendered (Unicode plane 15)."""
@@ -46,14 +50,62 @@ def render(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
     return Encoded(tuple(tokens), tuple(supervised))
 
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Schemas = ()
+) -> tuple[int, ...]:
     """Tokens up to where the assistant begins to answer: those that `render` gives the same turns.
 
     Raises:
         DataError: if the template refuses the turns.
         ModelError: as `render`.
     """
-    return tuple(token for piece, _ in _pieces(tokenizer, (*messages, None), "a prompt") for token in piece)
+    return tuple(token for piece, _ in _pieces(tokenizer, (*messages, None), "a prompt", tools) for token in piece)
+
+
+def render_between(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Schemas = ()
+) -> tuple[int, ...] | None:
+    """Tokens from the end of the assistant's last answer, its end token counted, to where it begins to answer again.
+
+    They go behind whatever tokens the answer was drawn in, so that nothing is ever encoded anew. None where the
+    template renders what came before otherwise now, or the answer not as it was given but for white space around it
+    (without its reasoning, say): no tokens lead on from there, and `render_whole` begins again.
+
+    Args:
+        tokenizer: the model's.
+        messages: a conversation with an answer in it, and what was said after that.
+        tools: that the template was told of from the start.
+
+    Raises:
+        DataError: if the template refuses the turns.
+    """
+    last = max(i for i, m in enumerate(messages) if m.role == "assistant")
+    turns, stand_ins = _disarm(tokenizer, messages)
+    asked = _apply(tokenizer, turns[:last], True, "a conversation", tools)
+    text = _apply(tokenizer, turns, True, "a conversation", tools)
+    rest = text.removeprefix(asked)
+    end = _controls(tokenizer, len(tokenizer)).search(rest)
+    if not text.startswith(asked) or end is None or rest[: end.start()].strip() != turns[last]["content"].strip():
+        return None
+    return tuple(_encode(tokenizer, rest[end.end() :], stand_ins))
+
+
+def render_whole(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Schemas = ()
+) -> tuple[int, ...]:
+    """Tokens up to where the assistant begins to answer, whatever the template makes of its earlier answers.
+
+    Raises:
+        DataError: if the template refuses the turns.
+    """
+    turns, stand_ins = _disarm(tokenizer, messages)
+    return tuple(_encode(tokenizer, _apply(tokenizer, turns, True, "a conversation", tools), stand_ins))
+
+
+def tells(tokenizer: PreTrainedTokenizerBase, tools: Schemas) -> bool:
+    """Whether the chat template tells the model of tools, or leaves them out in silence."""
+    probe = [{"role": "user", "content": "a"}]
+    return _apply(tokenizer, probe, True, "a probe", tools) != _apply(tokenizer, probe, True, "a probe")
 
 
 def render_choice(
@@ -92,7 +144,7 @@ def _render_document(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
 
 
 def _pieces(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message | None], source: str
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message | None], source: str, tools: Schemas = ()
 ) -> Iterator[tuple[list[int], bool]]:
     """Tokens of what leads to each assistant turn, not a target, and of each assistant turn, a target.
 
@@ -103,10 +155,10 @@ def _pieces(
     for index, message in enumerate(messages):
         if message is not None and message.role != "assistant":
             continue
-        prompt = _apply(tokenizer, turns[:index], True, source)
+        prompt = _apply(tokenizer, turns[:index], True, source, tools)
         yield _encode(tokenizer, _rest(prompt, done, tokenizer), stand_ins), False
         if message is not None:
-            whole = _apply(tokenizer, turns[: index + 1], False, source)
+            whole = _apply(tokenizer, turns[: index + 1], False, source, tools)
             rest = _rest(whole, prompt, tokenizer)
             answer = rest[: _end_of_turn(tokenizer, rest, turns[index]["content"])]
             yield _encode(tokenizer, answer, stand_ins), True
@@ -125,11 +177,17 @@ def _disarm(
     return turns, {private: control for control, private in stand_ins.items()}
 
 
-def _apply(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], ask: bool, source: str) -> str:
+def _apply(
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], ask: bool, source: str, tools: Schemas = ()
+) -> str:
     try:
         # Templates that tell today's date would make every day's tokens different ones; those that take a date get one.
         text = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=ask, date_string="26 Jul 2024"
+            turns,
+            tools=[dict(tool) for tool in tools] or None,
+            tokenize=False,
+            add_generation_prompt=ask,
+            date_string="26 Jul 2024",
         )
     except TemplateError as error:
         roles = [turn["role"] for turn in turns]

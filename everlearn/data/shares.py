@@ -24,7 +24,7 @@ def shares(batches: Sequence[Batch], count: int) -> list[list[Batch]]:
     enough = EVEN * _tokens(batches) / count
     while _tokens(longest := max(trials[-1], key=_tokens)) > enough:
         widest = max(longest, key=lambda batch: batch.tokens.numel())
-        if len(widest.tokens) == 1:
+        if len(widest.tokens) <= widest.tied:
             break
         rest = [batch for share in trials[-1] for batch in share if batch is not widest]
         trials.append(_dealt([*rest, *halves(widest)], count))
@@ -32,9 +32,12 @@ def shares(batches: Sequence[Batch], count: int) -> list[list[Batch]]:
 
 
 def halves(batch: Batch) -> list[Batch]:
-    """A batch as two, each padded to its own longest row; without rows that supervise nothing."""
+    """A batch as two, each padded to its own longest row; without rows that supervise nothing.
+
+    Rows that are tied stay together.
+    """
     rows = batch.supervised.any(1).nonzero()[:, 0].tolist()
-    middle = (len(rows) + 1) // 2
+    middle = -(-len(rows) // (2 * batch.tied)) * batch.tied
     return [_rows(batch, part) for part in (rows[:middle], rows[middle:]) if part]
 
 

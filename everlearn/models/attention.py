@@ -117,10 +117,13 @@ def attend(
     if more:
         raise ModelError(f"{type(module).__name__} wants {more} of its attention; leave the model its own.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if query.shape[2] == key.shape[2] and not dropout:
-        out: Tensor = _Causal.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]
-    else:
-        out = _whole(query, key, value, attention_mask, scale, dropout)
+    # Autocast, as trainers use it, leaves rotated queries and keys in float32; and it ends before the backward pass.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    with torch.autocast(query.device.type, enabled=False):
+        if query.shape[2] == key.shape[2] and not dropout:
+            out: Tensor = _Causal.apply(query, key, value, attention_mask, scale)  # type: ignore[no-untyped-call]
+        else:
+            out = _whole(query, key, value, attention_mask, scale, dropout)
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -132,7 +135,7 @@ def _whole(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
         mask = _lower(query.shape[2], key.shape[2], scores.dtype)
     if mask is not None:
         square = scores.view(len(query), -1, query.shape[2], key.shape[2])
-        scores = (square + mask).clamp(min=torch.finfo(scores.dtype).min).view_as(scores)
+        scores = (square + mask.to(square.dtype)).clamp(min=torch.finfo(scores.dtype).min).view_as(scores)
     return (nn.functional.dropout(scores.softmax(-1), dropout) @ v).view(query.shape)
 
 

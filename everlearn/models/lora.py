@@ -197,6 +197,7 @@ def _ends(name: str, target: str) -> bool:
 
 
 def replace(module: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer where another one of this name is."""
+    """Put a layer where another one of this name is, in the mode of that one: a restored version drops nothing."""
+    layer.train(module.get_submodule(name).training)
     parent, _, leaf = name.rpartition(".")
     setattr(module.get_submodule(parent), leaf, layer)

@@ -124,17 +124,37 @@ def sample(
     """
     if n < 1:
         raise ConfigError(f"n is {n}; ask for one completion at least.")
-    ends = end_tokens(model.tokenizer)
     asks = [Ask(prompt, seeds=seeds(sampling.seed, prompt, n)) for prompt in prompts]
+    return sample_asked(model, asks, sampling, batch_tokens, progress)
+
+
+def sample_asked(
+    model: LanguageModel,
+    asks: Sequence[Ask],
+    sampling: Sampling,
+    batch_tokens: int = TOKENS,
+    progress: Progress | None = None,
+) -> list[list[Completion]]:
+    """As `sample`, of asks that bring their own seeds, and may bring their own limits.
+
+    Raises:
+        ModelError: if a prompt and its completion are longer than the model's positions.
+    """
+    ends = end_tokens(model.tokenizer)
     draw = partial(Draw, temperature=sampling.temperature, top_p=sampling.top_p)
-    told = counting(progress, "sampling", len(prompts) * n)
+    told = counting(progress, "sampling", sum(len(ask.seeds) for ask in asks))
     groups = complete(model, asks, draw, Bounds(ends, sampling.limit, batch_tokens), told)
     return [[_completion(model, row, ends) for row in group] for group in groups]
 
 
 def seeds(seed: int, prompt: Tokens, n: int) -> tuple[int, ...]:
     """A seed for each of a prompt's completions, by the prompt's tokens."""
-    return tuple(seed_of(seed, "completion", number, *prompt) for number in range(n))
+    return tuple(seed_at(seed, prompt, number) for number in range(n))
+
+
+def seed_at(seed: int, prompt: Tokens, number: int) -> int:
+    """The seed of one of a prompt's completions."""
+    return seed_of(seed, "completion", number, *prompt)
 
 
 def _completion(model: LanguageModel, row: Row, ends: Tokens) -> Completion:

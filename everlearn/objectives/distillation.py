@@ -18,6 +18,7 @@ One paper reports that dense self-distillation from demonstrations forgets more 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -32,8 +33,8 @@ from everlearn.models.logprobs import ROWS, Said, Statistic, divergence_from
 from everlearn.models.recall import recalled
 from everlearn.models.top_logits import reverse_divergence, top_distance, top_of
 from everlearn.objectives.groups import Attempt, noted, rows_of
+from everlearn.objectives.on_policy import Lesson, passed
 from everlearn.objectives.rollouts import Rollout, SingleTurn
-from everlearn.randomness import permutation, seed_of
 from everlearn.rewards.reward import question
 from everlearn.types import Model
 from everlearn.weights import Tensors, load_tensors
@@ -113,19 +114,7 @@ class Distillation:
             DataError: if an example is a document, or has no answer where the teacher is to be shown one.
             ModelError: if the model cannot be sampled from, or the teacher's weights are not its own kind's.
         """
-        if not isinstance(model, LanguageModel):
-            raise ModelError(f"{type(model).__name__} cannot be sampled from; distillation needs a LanguageModel.")
-        count, seed, weights = len(examples), plan.seed or 0, self._weights(plan)
-        order = range(count) if plan.seed is None else permutation(count, plan.seed, "examples")
-        for number, first in enumerate(range(0, count, plan.batch_size)):
-            if number < plan.start:
-                continue
-            chosen = [examples[i] for i in order[first : first + plan.batch_size]]
-            attempts = self._drawn(model, chosen, seed_of(seed, "rollout", number))
-            notes = {name: noted(attempts)[name] for name in ("attempts", "truncated", "drawn", "entropy")}
-            traces = tuple(a.trace.row() for a in attempts)
-            batches = self._batches(model, [a for a in attempts if a.trace.length], plan, weights)
-            yield Step(tuple(batches), min(first + plan.batch_size, count) / count, notes, traces)
+        yield from passed(model, examples, plan, partial(self._taught, plan, self._weights(plan)))
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Scalar: the mean divergence from the teacher at the drawn tokens, in nats."""
@@ -153,11 +142,18 @@ class Distillation:
             return plan.references.get(self.teacher, {})
         return {**plan.references.get("base", {}), **load_tensors(Path(self.teacher))}
 
+    def _taught(
+        self, plan: Plan, weights: Tensors, model: LanguageModel, examples: Sequence[Example], seed: int
+    ) -> Lesson:
+        attempts = self._drawn(model, examples, seed)
+        notes = {name: noted(attempts)[name] for name in ("attempts", "truncated", "drawn", "entropy")}
+        batches = self._batches(model, [a for a in attempts if a.trace.length], plan, weights)
+        return Lesson(tuple(batches), notes, tuple(a.trace.row() for a in attempts))
+
     def _drawn(self, model: LanguageModel, examples: Sequence[Example], seed: int) -> list[Attempt]:
         for example in examples:
-            if example.text or (self.shown and not example.response.strip()):
-                what = "has no answer to show" if example.messages else "is a document"
-                raise DataError(f"{example.source or example.key} {what}; distillation needs prompts to complete.")
+            if self.shown and not example.response.strip():
+                raise DataError(f"{example.source or example.key} has no answer to show; set shown=False, or drop it.")
         groups = self.rollout.run(model, examples, self.group, seed)
         return [Attempt(e, trace) for e, traces in zip(examples, groups, strict=True) for trace in traces]
 
@@ -175,10 +171,14 @@ class Distillation:
 
     def _shown_rows(self, model: LanguageModel, attempts: Sequence[Attempt]) -> list[Row]:
         """The same completions, after a prompt with the demonstration in it."""
-        shown = [replace(a.trace, prompt=model.encode_prompt(self._prompt(a.example))) for a in attempts]
-        return rows_of(
-            [replace(a, trace=t) for a, t in zip(attempts, shown, strict=True)], False, 0, False, lambda count: None
-        )
+        shown = [replace(a, trace=replace(a.trace, prompt=self._shown_prompt(model, a))) for a in attempts]
+        return rows_of(shown, False, 0, False, lambda count: None)
+
+    def _shown_prompt(self, model: LanguageModel, attempt: Attempt) -> tuple[int, ...]:
+        own, prompt = model.encode_prompt(question(attempt.example)), attempt.trace.prompt
+        if prompt[: len(own)] != own:
+            raise ConfigError(f"{self.rollout} asks otherwise than its examples do; a shown teacher needs SingleTurn.")
+        return model.encode_prompt(self._prompt(attempt.example)) + prompt[len(own) :]
 
     def _prompt(self, example: Example) -> tuple[Message, ...]:
         *before, asked = question(example)

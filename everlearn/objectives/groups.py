@@ -1,8 +1,8 @@
 """Attempts at tasks, and the rows that are made of them to learn from."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from everlearn.data.packing import Row
 from everlearn.examples import Batch, Encoded, Example
 from everlearn.models.language_model import LanguageModel
+from everlearn.rewards.reward import Answer, Reward, notes_of
 from everlearn.traces import Trace
 
 
@@ -47,6 +48,49 @@ class Attempting(Protocol):
             seed: decides all randomness.
             group: attempts at each; None takes as many as the objective, and leaves out what it does not learn from.
         """
+
+
+def judged(example: Example, traces: Sequence[Trace], reward: Reward | None) -> list[Trace]:
+    """The traces with their rewards.
+
+    What an environment gave a trace stays, and what the reward finds of the last answer of its attempt is added. There
+    is none where the attempt broke, or neither can be told, or the reward is asked and cannot tell.
+
+    Args:
+        example: the task.
+        traces: of all attempts at it, each attempt's in order.
+        reward: None where the environment's alone count.
+    """
+    if reward is None:
+        return list(traces)
+    asked = _ends(traces)
+    scores = reward.score(example, list(asked.values()))
+    found = dict(zip(asked, scores, strict=True))
+    return [replace(t, reward=_added(t.reward, found.get(t.attempt))) for t in traces]
+
+
+def reward_notes(example: Example, traces: Sequence[Trace], reward: Reward | None) -> Mapping[str, float]:
+    """What a reward notes of what `judged` shows it."""
+    asked = list(_ends(traces).values())
+    return notes_of(reward, example, asked) if reward is not None and asked else {}
+
+
+def finals(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Of each attempt the last trace alone, whose text is its answer."""
+    return list({(a.example.key, a.trace.attempt): a for a in attempts}.values())
+
+
+def _ends(traces: Sequence[Trace]) -> dict[int, Answer]:
+    """By attempt, the answer that it ended with, unless it broke; as long as all that was drawn for it."""
+    drawn = Counter[int]()
+    for trace in traces:
+        drawn[trace.attempt] += trace.length
+    last = {t.attempt: t for t in traces}
+    return {n: Answer(t.text, t.finished, drawn[n]) for n, t in last.items() if not t.error}
+
+
+def _added(given: float | None, found: float | None) -> float | None:
+    return None if found is None else found + (given or 0.0)
 
 
 def rows_of(
@@ -115,8 +159,15 @@ def attempts_of(batch: Batch) -> Tensor:
     return found
 
 
+def with_value(batch: Batch, name: str, values: Tensor) -> Batch:
+    """The batch with (N,) values at its supervised tokens."""
+    placed = torch.zeros(batch.supervised.shape, dtype=torch.float64)
+    placed[batch.supervised] = values.detach().cpu().double()
+    return replace(batch, values={**batch.values, name: placed})
+
+
 def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
-    """What a step's attempts show: rewards, also by experience, how many teach nothing and why, and rewards' notes.
+    """What a step's attempts show: rewards, also by experience, how many teach nothing and why, and all notes.
 
     `entropy` is the mean of -log p over the drawn tokens, in nats: an estimate of the policy's entropy at the
     temperature that they were drawn at. `even` is the share of prompts at which all scored attempts did as well.
@@ -131,6 +182,7 @@ def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
     found = {
         "attempts": float(len(attempts)),
         "unscorable": 1 - len(scored) / max(len(attempts), 1),
+        "broken": fmean(bool(a.trace.error) for a in attempts) if attempts else 0.0,
         "even": fmean(pstdev(g) == 0 for g in groups.values()) if groups else 1.0,
         "truncated": fmean(not a.trace.finished for a in attempts) if attempts else 0.0,
         "drawn": fmean(a.trace.length for a in attempts) if attempts else 0.0,
@@ -142,4 +194,6 @@ def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
     tasks = {a.trace.task: a.notes for a in attempts}
     for name in dict.fromkeys(name for notes in tasks.values() for name in notes):
         found[name] = fmean(notes[name] for notes in tasks.values() if name in notes)
+    names = dict.fromkeys(name for a in attempts for name in a.trace.notes)
+    found |= {n: fmean(a.trace.notes.get(n, 0.0) for a in attempts if a.trace.notes) for n in names}
     return found | {f"reward of {name}": fmean(own) for name, own in origins.items() if len(origins) > 1}

@@ -24,16 +24,17 @@ import torch
 from torch import Tensor
 
 from everlearn.data.packing import collate, split_by_tokens
-from everlearn.errors import ConfigError, DataError, ModelError
+from everlearn.errors import ConfigError, ModelError
 from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.recall import recalled
 from everlearn.objectives.advantages import Baseline, Scale, advantages
-from everlearn.objectives.groups import Attempt, attempts_of, noted, rows_of
+from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, reward_notes, rows_of, with_value
+from everlearn.objectives.on_policy import Lesson, passed, require_prompts
 from everlearn.objectives.rollouts import Rollout, SingleTurn
 from everlearn.objectives.surrogates import Clip, Surrogate, means
 from everlearn.randomness import permutation, seed_of
-from everlearn.rewards.reward import Answer, Reward, notes_of
+from everlearn.rewards.reward import Reward
 from everlearn.types import Model
 
 Average = Literal["tokens", "attempts", "constant", "sums"]
@@ -52,7 +53,9 @@ class PolicyGradient:
     nobody has answered, for a reward that asks for no right answer, ends with an empty turn of the assistant's.
 
     Args:
-        reward: how good an attempt is. None for one is "cannot be told": it is left out, and not counted as 0.
+        reward: how good an attempt's last answer is; added to what the rollout's environment gave, where there is one.
+            None takes the environment's alone. None for an attempt is "cannot be told": it is left out, and not
+            counted as 0.
         group: attempts at each prompt.
         rollout: how the model attempts.
         baseline: what is subtracted from a reward; see `advantages`.
@@ -79,7 +82,7 @@ class PolicyGradient:
         truncated: whether attempts that ended at the limit are learned from ("keep") or left out ("mask").
     """
 
-    reward: Reward
+    reward: Reward | None = None
     group: int = 8
     rollout: Rollout = field(default_factory=SingleTurn)
     baseline: Baseline = "mean"
@@ -119,23 +122,15 @@ class PolicyGradient:
 
         Raises:
             DataError: if an example is a document, which asks for nothing.
-            ModelError: if the model cannot be sampled from.
+            ModelError: if the model cannot be sampled from, or the rollout does not number its attempts.
         """
-        if not isinstance(model, LanguageModel):
-            raise ModelError(f"{type(model).__name__} cannot be sampled from; a policy gradient needs a LanguageModel.")
-        count, seed = len(examples), plan.seed or 0
-        order = range(count) if plan.seed is None else permutation(count, plan.seed, "examples")
-        for number, first in enumerate(range(0, count, plan.batch_size)):
-            if self.iterations * (number + 1) <= plan.start:
-                continue
-            chosen = [examples[i] for i in order[first : first + plan.batch_size]]
-            tried = self._tried(model, chosen, examples, seed_of(seed, "rollout", number))
-            progress = min(first + plan.batch_size, count) / count
-            notes, traces = noted(tried), tuple(a.trace.row(a.advantage) for a in tried)
-            batches = self._batches(model, [a for a in tried if self._teaches(a)], plan)
-            for iteration in range(self.iterations):
-                last = iteration == self.iterations - 1
-                yield Step(batches, progress, {} if iteration else notes, () if iteration else traces, last)
+
+        def taught(live: LanguageModel, chosen: Sequence[Example], seed: int) -> Lesson:
+            tried = self._tried(live, chosen, examples, seed)
+            batches = self.batches(live, [a for a in tried if self._teaches(a)], plan)
+            return Lesson(batches, noted(tried), tuple(a.trace.row(a.advantage) for a in tried))
+
+        return passed(model, examples, plan, taught, self.iterations)
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Scalar: the surrogate's mean, as `average` says, and the divergence from the reference."""
@@ -149,9 +144,15 @@ class PolicyGradient:
         if self.kl and self.estimator != "k1":
             d = value("reference") - logprobs
             losses = losses + self.kl * (d.exp() - d - 1 if self.estimator == "k3" else d.square() / 2)
-        return self._averaged(losses, attempts)
+        return self.averaged(losses, attempts)
 
-    def _averaged(self, losses: Tensor, attempts: Tensor) -> Tensor:
+    def averaged(self, losses: Tensor, attempts: Tensor) -> Tensor:
+        """The mean of tokens' losses, as `average` says.
+
+        Args:
+            losses: (N,) of drawn tokens.
+            attempts: (N,) the number of each token's attempt.
+        """
         match self.average:
             case "tokens":
                 return losses.mean()
@@ -168,22 +169,23 @@ class PolicyGradient:
     def attempt(
         self, model: LanguageModel, examples: Sequence[Example], seed: int, group: int | None = None
     ) -> list[Attempt]:
-        """See `Attempting`; what an example's last turn says is seen by the reward alone."""
-        documents = [e.source or e.key for e in examples if e.text]
-        if documents:
-            raise DataError(f"{documents[0]} is a document; a policy gradient needs prompts to answer.")
-        found: list[Attempt] = []
-        for example, traces in zip(examples, self.rollout.run(model, examples, group or self.group, seed), strict=True):
-            answers = [Answer(t.text, t.finished, t.length) for t in traces]
-            rewards, notes = self.reward.score(example, answers), notes_of(self.reward, example, answers)
-            scored = [replace(t, reward=r) for t, r in zip(traces, rewards, strict=True)]
-            found += [Attempt(example, t, notes=notes) for t in scored[: None if group else self._learned(len(scored))]]
+        """See `Attempting`; what an example's last turn says is seen by the reward alone.
+
+        Raises:
+            DataError: if an example is a document, which asks for nothing.
+        """
+        require_prompts(examples)
+        wanted, found = group or self.group, list[Attempt]()
+        learned = wanted if group or self.learned is None else self.learned
+        for example, traces in zip(examples, self.rollout.run(model, examples, wanted, seed), strict=True):
+            if (count := len({t.attempt for t in traces})) != wanted:
+                raise ModelError(f"{self.rollout} numbered {count} attempts, not {wanted}: set Trace.attempt.")
+            notes = reward_notes(example, traces, self.reward)
+            scored = judged(example, traces, self.reward)
+            found += [Attempt(example, t, notes=notes) for t in scored if t.attempt < learned]
         keys = [tuple(getattr(a.trace, name) for name in self.key) for a in found]
         better = advantages([a.trace.reward for a in found], keys, self.baseline, self.scale)
         return [replace(a, advantage=b) for a, b in zip(found, better, strict=True)]
-
-    def _learned(self, attempts: int) -> int:
-        return attempts if self.learned is None else self.learned * attempts // self.group
 
     def _tried(
         self, model: LanguageModel, chosen: Sequence[Example], examples: Sequence[Example], seed: int
@@ -202,12 +204,22 @@ class PolicyGradient:
         return found
 
     def _teaches(self, attempt: Attempt) -> bool:
-        """Whether anything is learned from an attempt: all that has an advantage, and is not masked."""
-        masked = self.truncated == "mask" and not attempt.trace.finished
-        return bool(attempt.advantage) and not masked and attempt.trace.length > 0
+        """Whether anything is learned from an attempt."""
+        return bool(attempt.advantage) and self.takes(attempt)
 
-    def _batches(self, model: LanguageModel, attempts: Sequence[Attempt], plan: Plan) -> tuple[Batch, ...]:
-        """The attempts as batches, with what the loss needs of the reference."""
+    def takes(self, attempt: Attempt) -> bool:
+        """Whether an attempt may be learned from: it was scored, has drawn something, and is not masked."""
+        masked = self.truncated == "mask" and not attempt.trace.finished
+        return attempt.trace.reward is not None and attempt.trace.length > 0 and not masked
+
+    def batches(self, model: LanguageModel, attempts: Sequence[Attempt], plan: Plan) -> tuple[Batch, ...]:
+        """Attempts as batches, with what the loss needs of the reference.
+
+        Args:
+            model: the policy.
+            attempts: each with an advantage.
+            plan: its bound on tokens, and the reference.
+        """
         rows = rows_of(attempts, model.packs, plan.tokens, self.iterations > 1, self.count)
         batches = [collate([rows[i] for i in group], model.packs) for group in split_by_tokens(rows, plan.tokens)]
         if not self.kl:
@@ -215,13 +227,6 @@ class PolicyGradient:
         with recalled(model, plan.references.get(self.reference, {})), torch.no_grad():
             said = [model.token_logprobs(b, temperature=self.rollout.sampling.temperature) for b in batches]
         return tuple(with_value(b, "reference", s) for b, s in zip(batches, said, strict=True))
-
-
-def with_value(batch: Batch, name: str, values: Tensor) -> Batch:
-    """The batch with (N,) values at its supervised tokens."""
-    placed = torch.zeros(batch.supervised.shape, dtype=torch.float64)
-    placed[batch.supervised] = values.detach().cpu().double()
-    return replace(batch, values={**batch.values, name: placed})
 
 
 def _value(batch: Batch, like: Tensor, name: str) -> Tensor:

@@ -20,7 +20,7 @@ class Rollout(Protocol):
         """How tokens are drawn; its seed is not used."""
 
     def run(self, model: LanguageModel, examples: Sequence[Example], n: int, seed: int) -> list[list[Trace]]:
-        """The traces of `n` attempts at each example, in the examples' order; an attempt may leave several traces.
+        """The traces of `n` attempts at each example, in the examples' order; an attempt leaves one trace or more.
 
         Args:
             model: the policy.
@@ -52,8 +52,8 @@ class SingleTurn:
         triples = zip(examples, prompts, groups, strict=True)
         return [
             [
-                Trace(p, c.tokens, (True,) * len(c.tokens), c.logprobs, c.text, c.finished, e.key, e.origin)
-                for c in group
+                Trace(p, c.tokens, (True,) * len(c.tokens), c.logprobs, c.text, c.finished, e.key, e.origin, attempt=i)
+                for i, c in enumerate(group)
             ]
             for e, p, group in triples
         ]

@@ -18,8 +18,8 @@ class Answer:
 
     Args:
         text: without special tokens.
-        finished: whether it ended by itself, rather than at the sampling's limit.
-        tokens: its length, the end token counted.
+        finished: whether it ended by itself, rather than at a limit.
+        tokens: its length, the end token counted; of an attempt in turns, that of all its answers.
     """
 
     text: str

@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from everlearn.data.render import end_tokens, render, render_choice, render_prompt
+from everlearn.data.render import (
+    end_tokens,
+    render,
+    render_between,
+    render_choice,
+    render_prompt,
+    render_whole,
+    tells,
+)
 from everlearn.errors import DataError, ModelError
 from everlearn.examples import Encoded, Example, Message
 from everlearn.models.load import load_tokenizer
@@ -183,3 +191,57 @@ def test_the_end_tokens_are_the_tokenizers_and_the_templates() -> None:
     assert end_tokens(toy_tokenizer()) == (1,)
     other = templated("{% for m in messages %}{{ m.content + '<|pad|>' }}{% endfor %}")
     assert end_tokens(other) == (0, 1)
+
+
+def test_what_stands_between_two_answers_leads_from_the_end_of_one_to_the_beginning_of_the_next(embedded: Path) -> None:
+    for tokenizer in (toy_tokenizer(), load_tokenizer(str(embedded))):
+        turns = (user("a?"), says("b"), user("c?<|end|>"), says("d"), user("e?"))
+        answers = [render_choice(tokenizer, turns[:i], turns[i].content)[1] for i in (1, 3)]
+        between = [render_between(tokenizer, turns[:i]) for i in (3, 5)]
+        assert None not in between
+        grown = (*render_prompt(tokenizer, turns[:1]), *answers[0], *(between[0] or ()), *answers[1])
+        assert (*grown, *(between[1] or ())) == render_prompt(tokenizer, turns)
+        assert render_whole(tokenizer, turns) == render_prompt(tokenizer, turns)
+
+
+def test_nothing_leads_on_where_the_template_leaves_out_what_was_thought() -> None:
+    tokenizer = templated(
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + (m.content.split('=')[-1] if not loop.last or "
+        "m.role == 'user' else m.content) + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    assert render_between(tokenizer, (user("a?"), says("hm=b"), user("c?"))) is None
+    assert render_between(tokenizer, (user("a?"), says("b"), user("c?"))) is not None
+    always = templated(tokenizer.chat_template.replace("not loop.last or", "true or"))
+    assert render_between(always, (user("a?"), says("hm=b"), user("c?"))) is None  # not even the last one keeps it
+    whole = render_whole(tokenizer, (user("a?"), says("hm=b"), user("c?")))
+    assert "".join(tokenizer.convert_ids_to_tokens(list(whole))) == (
+        "<|user|>a?<|end|><|assistant|>b<|end|><|user|>c?<|end|><|assistant|>"
+    )
+
+
+def test_tools_are_told_by_templates_that_know_of_them_from_the_start_to_the_end() -> None:
+    tools = ({"type": "function", "function": {"name": "add"}},)
+    tokenizer = templated(
+        "{% if tools %}<|system|>{% for t in tools %}{{ t.function.name }}{% endfor %}<|end|>{% endif %}"
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    assert tells(tokenizer, tools)
+    assert not tells(toy_tokenizer(), tools)
+    prompt = render_prompt(tokenizer, (user("a?"),), tools)
+    assert "".join(tokenizer.convert_ids_to_tokens(list(prompt))) == (
+        "<|system|>add<|end|><|user|>a?<|end|><|assistant|>"
+    )
+    between = render_between(tokenizer, (user("a?"), says("b"), user("c?")), tools)
+    assert "".join(tokenizer.convert_ids_to_tokens(list(between or ()))) == "<|user|>c?<|end|><|assistant|>"
+
+
+def test_white_space_that_a_template_trims_from_an_answer_is_no_other_answer() -> None:
+    tokenizer = templated(
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content|trim + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    for answer in (" b", "b\n", "", "<|end|>"):
+        between = render_between(tokenizer, (user("a?"), says(answer), user("c?")))
+        assert "".join(tokenizer.convert_ids_to_tokens(list(between or ()))) == "\n<|user|>c?<|end|>\n<|assistant|>"

@@ -70,6 +70,55 @@ def test_dynamic_memory_gates_a_layer_by_hand() -> None:
             assert float(bank(x)) == pytest.approx(7 + 7 - 2 + 30 * 9 / 25 + 400 * 16 / 25)
 
 
+def test_dynamic_memory_with_bases_of_their_own_by_hand() -> None:
+    bank, switch = Bank(nn.Linear(2, 1, bias=False)), Switch(2)
+    for _ in range(4):
+        bank.add(Shape(1))
+    bases = torch.tensor([[[1.0, 0.0]], [[0.6, 0.8]]])
+    gate = DynamicMemory(bank, switch, "share", (bases, torch.tensor([2.0, 3.0])))
+    # (3, 4) - (2, 3) = (1, 1): energies 1 and 1.4^2 = 1.96, whatever the rows of R are
+    assert torch.allclose(gate(torch.tensor([3.0, 4.0])), torch.tensor([1, 1 / 2.96, 1, 1.96 / 2.96]))
+
+
+def test_an_experience_is_told_by_its_own_directions_about_the_first_ones_mean() -> None:
+    model = toy_model()
+    memory = learned(2, model, replace(METHOD, samples=1000))[-1].memory[0]
+    assert {len(found) for found in memory["own"].values()} == {2}
+    name, bank = next(iter(banks(model.module).items()))
+    # The lowest layer reads what no adapter changes: inputs are now what they were at the beginning of each experience.
+    seen = []
+    for experience in toy_stream().experiences[:2]:
+        rows = [model.encode(e).tokens if e.text else model.encode_prompt(e.prompt) for e in experience.train]
+        read: list[Tensor] = []
+        hook = bank.register_forward_pre_hook(lambda _, given, to=read: to.append(given[0]))  # type: ignore[misc]
+        with torch.no_grad():
+            for group, batch in prompt_batches(rows):
+                model.hidden(batch)
+                read[-1] = torch.cat([read[-1][place, : len(rows[n])] for place, n in enumerate(group)])
+        hook.remove()
+        seen.append(torch.cat(read))
+    assert torch.allclose(memory["centre"][name], seen[0].mean(0))
+    for x, own in zip(seen, memory["own"][name], strict=True):
+        z = x - seen[0].mean(0)
+        lengths = torch.linalg.svdvals(z)
+        assert torch.allclose((z @ own.T).square().sum(), lengths[:3].square().sum())
+        assert torch.allclose(own @ own.T, torch.eye(3, dtype=own.dtype), atol=1e-8)
+
+
+def test_what_all_prompts_have_in_common_does_not_make_them_the_first_experiences() -> None:
+    torch.manual_seed(0)
+    common, noise = 50 * torch.eye(6)[0], 0.1
+    directions = torch.eye(6)[1:5].view(2, 2, 6)  # two experiences vary in two directions each
+    inputs = [common + torch.randn(200, 2) @ own + noise * torch.randn(200, 6) for own in directions]
+    centre = inputs[0].mean(0)
+    own = torch.stack([torch.linalg.svd(x - centre, full_matrices=False)[2][:2] for x in inputs])
+    first = torch.linalg.svd(inputs[0], full_matrices=False)[2][:2]
+    off = inputs[1] - inputs[1] @ first.T @ first
+    residual = torch.stack([first, torch.linalg.svd(off, full_matrices=False)[2][:2]])
+    taken = [shares(inputs[1], residual).argmax(-1), shares(inputs[1] - centre, own).argmax(-1)]
+    assert [round(float(found.float().mean())) for found in taken] == [0, 1]
+
+
 def test_the_movement_of_o_lies_off_what_old_experiences_have_read_under_adamw() -> None:
     states = learned(3, toy_model())
     for number in (1, 2):
@@ -129,8 +178,11 @@ def test_new_adapters_leave_a_told_experience_as_it_was() -> None:
     rows = [Row((document([7, 8, 9, 10], 2),), task="letters")]
     before = logprobs(model, rows)
     (memory,) = state.memory
-    bases = {name: [*found, torch.eye(3, found[0].shape[1])] for name, found in memory["residual"].items()}
-    METHOD.params(memory | {"names": ["letters", "cats"], "labels": [[], []], "residual": bases}, model)
+    bases = {
+        part: {name: [*found, torch.eye(3, found[0].shape[1])] for name, found in memory[part].items()}
+        for part in ("residual", "own")
+    }
+    METHOD.params(memory | {"names": ["letters", "cats"], "labels": [[], []], **bases}, model)
     assert torch.allclose(before, logprobs(model, rows), atol=1e-12, rtol=0)
 
 
@@ -165,9 +217,10 @@ def test_a_document_is_answered_as_if_it_were_alone(gating: str, task: str) -> N
     require_alone_among_neighbours(model, task)
 
 
-def test_the_posterior_is_the_softmax_of_the_mean_over_layers_and_tokens() -> None:
+@pytest.mark.parametrize("identity", ["own", "residual"])
+def test_the_posterior_is_the_softmax_of_the_mean_over_layers_and_tokens(identity: str) -> None:
     model = lively_model()
-    state = learned(2, model)[-1]
+    state = learned(2, model, replace(METHOD, identity=identity))[-1]  # type: ignore[arg-type]
     examples = [question("what?", "yes"), question("name 3 b", "three")]
     prompts, seen = [model.encode_prompt(e.prompt) for e in examples], list[dict[str, Tensor]]()
     for prompt in prompts:
@@ -181,9 +234,11 @@ def test_the_posterior_is_the_softmax_of_the_mean_over_layers_and_tokens() -> No
         for hook in hooks:
             hook.remove()
         seen.append(read)
-    bases = {name: torch.stack(found) for name, found in state.memory[0]["residual"].items()}
+    memory = state.memory[0]
+    bases = {name: torch.stack(found) for name, found in memory[identity].items()}
+    centres = memory["centre"] if identity == "own" else dict.fromkeys(bases, torch.zeros(()))
     for (name, confidence), read in zip(identify(model, examples), seen, strict=True):
-        mean = torch.stack([shares(x, bases[layer]).mean(0) for layer, x in read.items()]).mean(0)
+        mean = torch.stack([shares(x - centres[layer], bases[layer]).mean(0) for layer, x in read.items()]).mean(0)
         posterior = (METHOD.sharpness * mean).softmax(-1)
         assert name == ["letters", "cats"][int(posterior.argmax())]
         assert confidence == pytest.approx(float(posterior.max()), abs=1e-6)

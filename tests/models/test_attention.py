@@ -168,3 +168,20 @@ def test_nothing_of_the_square_is_kept_for_the_backward_pass() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         attend(nn.Identity(), q, q, q, None)
     assert max(sizes) == q.numel()
+
+
+@pytest.mark.parametrize("queries", [8, 5])
+@pytest.mark.parametrize("masked", [False, True])
+def test_under_autocast_it_computes_in_the_lower_precision_and_back(queries: int, masked: bool) -> None:
+    """As a trainer has it: rotated queries and keys in float32, values in bfloat16, no autocast on the way back."""
+    q, k, v = (some(2, heads, length, 6).requires_grad_() for heads, length in ((4, queries), (2, 8), (2, 8)))
+    allowed = torch.ones(2, 1, 8, 8, dtype=torch.bool).tril()[:, :, -queries:]
+    mask = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min) if masked else None
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, _ = attend(nn.Identity(), q.float(), k.float(), v.bfloat16(), mask)
+    assert ours.dtype == torch.bfloat16
+    plain = by_formula(q, k, v, allowed, 6**-0.5)
+    upstream = some(*plain.shape)
+    found, expected = (torch.autograd.grad((out * upstream).sum(), [q, k, v]) for out in (ours, plain))
+    for a, b in zip((ours, *found), (plain, *expected), strict=True):
+        assert ((a - b).norm() < 0.02 * b.norm()).item()

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from everlearn.method import Context
 from everlearn.models.bank import Shape, grow
-from everlearn.models.moments import input_moments
+from everlearn.models.inputs import layer_inputs
+from everlearn.models.moments import input_moments, input_statistics, prompt_tokens
 from everlearn.testing.toys import toy_model, toy_stream
 
 
@@ -35,3 +36,15 @@ def test_layers_that_read_the_same_input_share_a_moment() -> None:
     assert found[names[0]] is found[names[1]]
     assert found[names[2]] is found[names[3]]
     assert not torch.allclose(found[names[0]], found[names[2]])
+
+
+def test_statistics_of_prompts_leave_targets_and_padding_out() -> None:
+    model = toy_model()
+    ctx = Context(model, toy_stream().experiences[2])
+    batches = list(ctx.batches(ctx.experience.train[:5], batch_size=2))
+    name = "model.layers.0.mlp.up_proj"
+    rows = torch.cat([layer_inputs(model, [name], b, (b.segments > 0) & ~b.supervised)[name] for b in batches])
+    mean, moment = input_statistics(model, [name], batches, prompt_tokens)[name]
+    assert len(rows) == sum(int(((b.segments > 0) & ~b.supervised).sum()) for b in batches)
+    assert torch.allclose(mean, rows.mean(0))
+    assert torch.allclose(moment, rows.T @ rows / len(rows))

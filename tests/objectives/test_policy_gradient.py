@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from everlearn.data.packing import collate
-from everlearn.errors import ConfigError, DataError, Interrupted
+from everlearn.errors import ConfigError, DataError, Interrupted, ModelError
 from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.fold import Settings, run
 from everlearn.learner import Learner, learn
@@ -20,7 +20,7 @@ from everlearn.methods.replay import Replay
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.sampling import Sampling
-from everlearn.objectives.groups import Attempt, attempts_of, rows_of
+from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, rows_of
 from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.objectives.rollouts import SingleTurn
 from everlearn.objectives.surrogates import Clip, Reinforce
@@ -213,6 +213,58 @@ def test_a_vote_of_all_and_a_lesson_of_some() -> None:
     attempts = policy(reward=Counting(), group=6, learned=4).attempt(toy_model(), PROMPTS[:1], 0)
     assert seen == [6]
     assert [a.advantage for a in attempts] == [-1.5, -0.5, 0.5, 1.5]
+
+
+def test_what_the_environment_gave_counts_beside_what_the_reward_finds_of_an_attempts_last_answer() -> None:
+    """Attempt 0 has two traces, worth 1 and 2; attempt 1 one that nobody scored; attempt 2 broke."""
+
+    def trace(attempt: int, text: str, reward: float | None, error: str = "") -> Trace:
+        return Trace((5,), (7,), (True,), (-0.5,), text, reward=reward, attempt=attempt, error=error)
+
+    traces = [trace(0, "bb", 1.0), trace(0, "ab", 2.0), trace(1, "aa", None), trace(2, "aa", None, "it broke")]
+    assert judged(PROMPTS[0], traces, None) == traces
+    assert [t.reward for t in judged(PROMPTS[0], traces, Vowels())] == [1.5, 2.5, 1.0, None]
+    assert [t.reward for t in judged(PROMPTS[0], traces, Vowels(blind="b"))] == [None, None, 1.0, None]
+    lengths: list[int] = []
+
+    @dataclass(frozen=True)
+    class Measured:
+        def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
+            lengths.extend(r.tokens for r in replies)
+            return [0.0] * len(replies)
+
+    assert [t.reward for t in judged(PROMPTS[0], traces, Measured())] == [1.0, 2.0, 0.0, None]
+    assert lengths == [2, 1]  # of both answers of attempt 0, and the one of attempt 1
+    notes = noted([Attempt(PROMPTS[0], replace(t, notes={"turns": 2.0})) for t in traces[1:]])
+    assert (notes["broken"], notes["turns"], notes["unscorable"]) == (pytest.approx(1 / 3), 2.0, pytest.approx(2 / 3))
+
+
+@dataclass(frozen=True)
+class Played:
+    """Attempts of two traces each, whose environment gives the attempt's number."""
+
+    sampling: Sampling = SHORT.sampling
+    numbered: bool = True
+
+    def run(self, model: LanguageModel, examples: Sequence[Example], n: int, seed: int) -> list[list[Trace]]:
+        groups = SHORT.run(model, examples, n, seed)
+        return [
+            [
+                replace(t, turn=turn, reward=float(t.attempt), attempt=t.attempt if self.numbered else 0)
+                for t in group
+                for turn in (1, 2)
+            ]
+            for group in groups
+        ]
+
+
+def test_without_a_reward_the_rollouts_own_is_learned_from_attempt_by_attempt() -> None:
+    attempts = policy(reward=None, rollout=Played(), learned=3).attempt(toy_model(), PROMPTS[:1], 0)
+    assert [a.trace.reward for a in attempts] == [0, 0, 1, 1, 2, 2]
+    assert [a.advantage for a in attempts] == [-1, -1, 0, 0, 1, 1]
+    assert policy(reward=None).attempt(toy_model(), PROMPTS[:1], 0)[0].advantage is None
+    with pytest.raises(ModelError, match="numbered 1 attempts, not 4"):
+        policy(rollout=Played(numbered=False)).attempt(toy_model(), PROMPTS[:1], 0)
 
 
 def test_other_prompts_take_the_place_of_those_that_teach_nothing() -> None:

@@ -1,0 +1,151 @@
+"""Typed Python functions as tools: what a model is told of them, and an environment that makes the calls."""
+
+import asyncio
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from transformers.utils.chat_template_utils import (
+    DocstringParsingException,
+    TypeHintParsingException,
+    get_json_schema,
+)
+
+from everlearn.agents.calls import Outcome, limited
+from everlearn.agents.environments import Observation
+from everlearn.agents.parsers import Call, Parser, any_form
+from everlearn.errors import ConfigError
+from everlearn.examples import Example, Message
+from everlearn.names import resolve
+
+Function = Callable[..., Any]
+
+INSTRUCTIONS = """You may call functions. These are they, one a line, as JSON schemas:
+{schemas}
+To call one, write <tool_call>{{"name": "its name", "arguments": {{"its argument": "value"}}}}</tool_call>. You are \
+told its result, and go on. When you are done, answer without a call."""
+
+
+@dataclass(frozen=True)
+class Calling:
+    """How calls are told of, read and made.
+
+    Args:
+        parser: finds the calls in an answer.
+        seconds: most time of a call; after it the model is told so, and what the call does meanwhile is not undone.
+        told: whether the chat "template" tells the model of the tools, or the "system" turn, for templates that do not
+            know of any.
+    """
+
+    parser: Parser = any_form
+    seconds: float = 10.0
+    told: Literal["template", "system"] = "template"
+
+    def __post_init__(self) -> None:
+        """Refuse a time that lets no call return."""
+        if self.seconds <= 0:
+            raise ConfigError(f"seconds={self.seconds}: give a call some time.")
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Environments in which the model may call functions before it answers; an answer without a call is the last.
+
+    A function, async or not, needs a type for each argument, and a docstring in Google style that describes it and
+    each argument. An
+    attempt is judged by the reward of the policy gradient; no answer has one here. Counted are `calls`, and of these
+    the `failed calls`, which raised, took too long, or could not be understood: the model is told in words.
+
+    Functions are shared by all attempts: what they do should hang on their arguments alone. Tools with a state of
+    their own for each attempt are the methods of a class; see `EnvironmentFactory`.
+
+    Args:
+        functions: names as `package.module:function`.
+        calling: how calls are made.
+
+    Raises:
+        ConfigError: if a name leads nowhere, or its function lacks types or docstring.
+    """
+
+    functions: tuple[str, ...]
+    calling: Calling = field(default_factory=Calling)
+
+    def __post_init__(self) -> None:
+        """See that the functions can be told of."""
+        schemas([resolve(name) for name in self.functions])
+
+    def __call__(self) -> "ToolEnv":
+        """An environment for one attempt."""
+        return ToolEnv([resolve(name) for name in self.functions], self.calling)
+
+
+class ToolEnv:
+    """An environment that makes the calls in an answer, and is done with an answer that has none.
+
+    Args:
+        functions: the tools.
+        calling: how calls are made.
+    """
+
+    def __init__(self, functions: Sequence[Function], calling: Calling) -> None:
+        self.functions = {f.__name__: f for f in functions}
+        self.schemas, self.calling = schemas(functions), calling
+
+    def reset(self, example: Example, seed: int) -> Observation:
+        """The example's prompt, and the tools."""
+        return self.opening(example.prompt)
+
+    def opening(self, messages: tuple[Message, ...]) -> Observation:
+        """A prompt, and the tools."""
+        if self.calling.told == "template" or not self.schemas:
+            return Observation(messages, tools=self.schemas)
+        told = INSTRUCTIONS.format(schemas="\n".join(map(json.dumps, self.schemas)))
+        system, rest = (messages[0].content, messages[1:]) if messages[0].role == "system" else ("", messages)
+        return Observation((Message("system", f"{system}\n\n{told}".strip()), *rest))
+
+    def step(self, text: str) -> Observation:
+        """The results of the calls, each in a turn of its own by "tool"."""
+        calls = self.calling.parser(text)
+        results = [self._result(call) for call in calls]
+        told = tuple(Message("tool", f"Error: {r.error}" if r.error else as_text(r.value)) for r in results)
+        counts = {"calls": float(len(calls)), "failed calls": float(sum(bool(r.error) for r in results))}
+        return Observation(told, done=not calls, info=counts)
+
+    def _result(self, call: Call) -> Outcome:
+        if call.error:
+            return Outcome(error=call.error)
+        function = self.functions.get(call.name)
+        if function is None:
+            return Outcome(error=f"there is no function {call.name!r}; there are {sorted(self.functions)}.")
+        try:
+            inspect.signature(function).bind(**call.arguments)
+        except TypeError as error:
+            return Outcome(error=f"{call.name}: {error}")
+        work = partial(function, **call.arguments)
+        waits = inspect.iscoroutinefunction(function)
+        return limited((lambda: asyncio.run(work())) if waits else work, self.calling.seconds)
+
+
+def schemas(functions: Sequence[Function]) -> tuple[Mapping[str, Any], ...]:
+    """What a model is told of functions: JSON schemas of their signatures and docstrings.
+
+    Raises:
+        ConfigError: if one lacks types, or a docstring that describes it and its arguments.
+    """
+    return tuple(_schemas(functions))
+
+
+def _schemas(functions: Sequence[Function]) -> Iterator[Mapping[str, Any]]:
+    for function in functions:
+        try:
+            yield get_json_schema(function)
+        except (DocstringParsingException, TypeHintParsingException) as error:
+            raise ConfigError(f"{function.__qualname__} cannot be a tool: {error}") from error
+
+
+def as_text(value: Any) -> str:
+    """A result in words: a text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)

@@ -1,0 +1,178 @@
+"""What people said of answers in use: logs of thumbs, skips and edits, as preferences with inverse-propensity weights.
+
+One JSON object a line:
+
+    {"time": "2026-01-31T12:00:00+00:00", "prompt": "a text, or turns {role, content}", "answer": "what was shown",
+     "signal": "up", "propensity": 0.25}
+
+`signal` is "up" or "down" (a thumb), "skip" (the answer was passed over, which counts as "down"), or "edit", with what
+the answer was changed into as `edit`. `propensity` is the probability with which this answer was shown to this prompt,
+1 where nothing else could have been. A log holds more of what is shown often: an event counts for 1 / propensity
+(Horvitz & Thompson 1952), which is cut at a clip so that no rare event outweighs all others.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from everlearn.data.fields import Row, kind, text_in, turns_in
+from everlearn.data.preferences import pair, verdict
+from everlearn.data.rejects import Reject
+from everlearn.data.scan import Raw, jsonl_rows
+from everlearn.errors import ConfigError, DataError
+from everlearn.examples import Example, Message
+
+SIGNALS = {"up": True, "down": False, "skip": False}
+"""What is said of an answer by a signal, where it is not edited."""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """One event.
+
+    Args:
+        time: when.
+        prompt: the turns that were answered.
+        answer: what was shown.
+        good: what was said of it; None where it was edited.
+        edit: what it was changed into.
+        propensity: the probability with which it was shown.
+        source: where it was read, as "file:line".
+    """
+
+    time: datetime
+    prompt: tuple[Message, ...]
+    answer: str
+    good: bool | None
+    edit: str = ""
+    propensity: float = 1.0
+    source: str = ""
+
+
+def read_feedback(path: str | Path, after: datetime | None = None) -> tuple[tuple[Feedback, ...], tuple[Reject, ...]]:
+    """The events of a log in the order of their times, and the rows that are none.
+
+    Args:
+        path: a JSONL file.
+        after: leave out what happened then or before.
+
+    Raises:
+        DataError: if there is no such file.
+    """
+    found: list[Feedback] = []
+    rejects: list[Reject] = []
+    for raw in jsonl_rows(Path(path)):
+        try:
+            found.append(_event(raw))
+        except DataError as error:
+            rejects.append(Reject(raw.source, str(error), raw.text))
+    events = sorted((e for e in found if after is None or e.time > after), key=lambda event: event.time)
+    return tuple(events), tuple(rejects)
+
+
+def feedback_pairs(events: Sequence[Feedback], clip: float = 10.0, per_prompt: int = 2) -> list[Example]:
+    """Pairs: an edit over what it changed, and of answers to one prompt a good one over a bad one.
+
+    An answer is what was last said of it. A pair counts for 1 / (the product of its shown answers' propensities).
+
+    Args:
+        events: in the order of their times.
+        clip: most that a pair counts for.
+        per_prompt: most pairs of good and bad answers to one prompt, the latest first, each answer once.
+
+    Raises:
+        ConfigError: if the clip is below 1.
+    """
+    _require_clip(clip)
+    pairs = [
+        pair(e.prompt, e.edit, e.answer, {"weight": _weight(clip, e)})
+        for e in events
+        if e.edit and e.edit.strip() != e.answer.strip()
+    ]
+    for verdicts in _last(events).values():
+        good, bad = ([e for e in reversed(verdicts) if e.good is said] for said in (True, False))
+        for better, worse in list(zip(good, bad, strict=False))[:per_prompt]:
+            pairs.append(pair(better.prompt, better.answer, worse.answer, {"weight": _weight(clip, better, worse)}))
+    return pairs
+
+
+def feedback_verdicts(events: Sequence[Feedback], clip: float = 10.0) -> list[Example]:
+    """Judged answers, as KTO takes them: what was last said of each; an edited answer is bad, and its edit good.
+
+    Args:
+        events: in the order of their times.
+        clip: most that an answer counts for.
+
+    Raises:
+        ConfigError: if the clip is below 1.
+    """
+    _require_clip(clip)
+    said = [e for verdicts in _last(events).values() for e in verdicts]
+    found = [verdict(e.prompt, e.answer, bool(e.good), {"weight": _weight(clip, e)}) for e in said]
+    for edited in (e for e in events if e.edit):
+        about = {"weight": _weight(clip, edited)}
+        found += [verdict(edited.prompt, edited.answer, False, about), verdict(edited.prompt, edited.edit, True, about)]
+    return found
+
+
+def _last(events: Sequence[Feedback]) -> dict[tuple[Message, ...], list[Feedback]]:
+    """By prompt, what was last said of each answer, in the order of times."""
+    found: dict[tuple[Message, ...], dict[str, Feedback]] = defaultdict(dict)
+    for event in events:
+        if event.good is not None:
+            found[event.prompt].pop(event.answer.strip(), None)
+            found[event.prompt][event.answer.strip()] = event
+    return {prompt: list(answers.values()) for prompt, answers in found.items()}
+
+
+def _weight(clip: float, *events: Feedback) -> float:
+    chance = 1.0
+    for event in events:
+        chance *= event.propensity
+    return min(clip, 1 / chance)
+
+
+def _require_clip(clip: float) -> None:
+    if not 1 <= clip < float("inf"):
+        raise ConfigError(f"clip is {clip}; give a number of 1 or more, where 1 weighs all alike.")
+
+
+def _event(raw: Raw) -> Feedback:
+    """A row as an event.
+
+    Raises:
+        DataError: saying what is wrong with it.
+    """
+    if raw.reason or not isinstance(raw.value, dict):
+        raise DataError(raw.reason or f"is {kind(raw.value)}, not an object")
+    row: Row = raw.value
+    signal = text_in(row, "signal")
+    if signal not in (*SIGNALS, "edit"):
+        raise DataError(f"unknown signal {signal!r}; known are {[*SIGNALS, 'edit']}")
+    edit = text_in(row, "edit") if signal == "edit" else ""
+    prompt = row.get("prompt")
+    turns = turns_in(prompt, "role", "content") if isinstance(prompt, list) else ()
+    asked = turns or (Message("user", text_in(row, "prompt")),)
+    if not any(turn.role == "user" for turn in asked):
+        raise DataError("nothing is asked: no turn of the prompt is the user's")
+    time, chance = _time(text_in(row, "time")), _propensity(row.get("propensity", 1.0))
+    return Feedback(time, asked, text_in(row, "answer"), SIGNALS.get(signal), edit, chance, raw.source)
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise DataError(f"the time {text!r} is not ISO 8601, such as 2026-01-31T12:00:00+00:00") from error
+    if time.tzinfo is None:
+        raise DataError(f"the time {text!r} has no zone; add one, such as +00:00")
+    return time
+
+
+def _propensity(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise DataError(f"the propensity is {value!r}, not a probability in (0, 1]")
+    return float(value)

@@ -1,0 +1,1 @@
+"""Our methods inside other libraries' trainers, and their rows and adapters in and out."""
