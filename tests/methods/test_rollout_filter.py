@@ -20,7 +20,9 @@ from everlearn.metrics.text import ExactMatch
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.sampling import Sampling
-from everlearn.objectives.groups import Attempt
+from everlearn.objectives.actor_critic import ActorCritic
+from everlearn.objectives.continual_policy import CPPO
+from everlearn.objectives.groups import Attempt, Attempting
 from everlearn.objectives.next_token import NextToken
 from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.objectives.rollouts import SingleTurn
@@ -162,6 +164,14 @@ def test_an_objective_that_attempts_nothing_is_refused_or_kept_whole() -> None:
     kind = RIF(otherwise="keep")
     assert kind.data(kind.begin(kind.init(ctx.model), ctx), PROMPTS, ctx) is PROMPTS
     assert noted == []
+
+
+def test_objectives_around_a_policy_attempt_as_it_does() -> None:
+    policy, model = PolicyGradient(Begins(), group=3, rollout=SHORT), toy_model()
+    for objective in (CPPO(policy), ActorCritic(policy)):
+        assert isinstance(objective, Attempting)
+        assert objective.attempt(model, PROMPTS[:2], 1, 2) == policy.attempt(model, PROMPTS[:2], 1, 2)
+    assert not isinstance(NextToken(), Attempting)
 
 
 def test_counts_below_one_are_refused() -> None:
