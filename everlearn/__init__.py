@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from everlearn.adaptation import TTRL, format_only, ttrl
     from everlearn.agents.environments import Env, Observation, Scoring
     from everlearn.agents.factories import EnvironmentFactory
     from everlearn.agents.games import TextArena
@@ -63,6 +64,8 @@ if TYPE_CHECKING:
     from everlearn.methods.pruning import FAPM, PackNet, SparseMovement
     from everlearn.methods.rehearsal import LAMOL, SSR
     from everlearn.methods.replay import Replay, RepresentativeReplay, SpacedReplay
+    from everlearn.methods.rollout_filter import RIF
+    from everlearn.methods.self_distillation import SDFT
     from everlearn.methods.shared import SLAO, RoutingCLoRA
     from everlearn.methods.soft_masks import SoftMask
     from everlearn.methods.sparse_vectors import DARE, DELLA, TIES, Breadcrumbs
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
     from everlearn.objectives.actor_critic import ActorCritic
     from everlearn.objectives.continual_policy import CPPO
     from everlearn.objectives.criteria import DPO, IPO, KTO, Hinge, RobustDPO, SimPO
+    from everlearn.objectives.distillation import Distillation
     from everlearn.objectives.next_token import NextToken
     from everlearn.objectives.policy_gradient import PolicyGradient
     from everlearn.objectives.preference import Preference
@@ -95,7 +99,7 @@ if TYPE_CHECKING:
     from everlearn.rewards.reward import Answer, IfFinished, Part, Reward, Scored, Tally, Weighted, tally
     from everlearn.rewards.sandbox import Finished, Limits, run_code
     from everlearn.rewards.tasks import TaskScore
-    from everlearn.rewards.text import Exact, Format, Length, TargetLength
+    from everlearn.rewards.text import Answered, Exact, Format, Length, TargetLength
     from everlearn.rewards.unit_tests import UnitTests
     from everlearn.rewards.votes import MajorityVote, SameText, Vote
     from everlearn.serve.exchange import Server
@@ -104,6 +108,7 @@ if TYPE_CHECKING:
     from everlearn.types import Experience, State, Stream
 
 _HOMES = {
+    "everlearn.adaptation": "TTRL format_only ttrl",
     "everlearn.agents.environments": "Env Observation Scoring",
     "everlearn.agents.factories": "EnvironmentFactory",
     "everlearn.agents.games": "TextArena",
@@ -148,6 +153,8 @@ _HOMES = {
     "everlearn.methods.pruning": "FAPM PackNet SparseMovement",
     "everlearn.methods.rehearsal": "LAMOL SSR",
     "everlearn.methods.replay": "Replay RepresentativeReplay SpacedReplay",
+    "everlearn.methods.rollout_filter": "RIF",
+    "everlearn.methods.self_distillation": "SDFT",
     "everlearn.methods.shared": "RoutingCLoRA SLAO",
     "everlearn.methods.soft_masks": "SoftMask",
     "everlearn.methods.sparse_vectors": "Breadcrumbs DARE DELLA TIES",
@@ -162,6 +169,7 @@ _HOMES = {
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
+    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.actor_critic": "ActorCritic",
     "everlearn.objectives.continual_policy": "CPPO",
     "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
@@ -180,7 +188,7 @@ _HOMES = {
     "everlearn.rewards.reward": "Answer IfFinished Part Reward Scored Tally Weighted tally",
     "everlearn.rewards.sandbox": "Finished Limits run_code",
     "everlearn.rewards.tasks": "TaskScore",
-    "everlearn.rewards.text": "Exact Format Length TargetLength",
+    "everlearn.rewards.text": "Answered Exact Format Length TargetLength",
     "everlearn.rewards.unit_tests": "UnitTests",
     "everlearn.rewards.votes": "MajorityVote SameText Vote",
     "everlearn.serve.exchange": "Server",
@@ -217,16 +225,20 @@ __all__ = [
     "OGD",
     "OPCM",
     "OSF",
+    "RIF",
     "SAPT",
+    "SDFT",
     "SI",
     "SLAO",
     "SLERP",
     "SSR",
     "TIES",
+    "TTRL",
     "ActorCritic",
     "AdamW",
     "AllOf",
     "Answer",
+    "Answered",
     "BlockExpansion",
     "Boxed",
     "Breadcrumbs",
@@ -238,6 +250,7 @@ __all__ = [
     "Context",
     "Critic",
     "DepthSplice",
+    "Distillation",
     "DoRA",
     "DualLoRA",
     "EditSimilarity",
@@ -360,6 +373,7 @@ __all__ = [
     "compare",
     "domain_incremental",
     "experience",
+    "format_only",
     "general_suite",
     "in_context",
     "joint",
@@ -376,6 +390,7 @@ __all__ = [
     "split_by_class",
     "tally",
     "task_incremental",
+    "ttrl",
 ]
 
 

@@ -20,8 +20,9 @@ class Position:
         step: steps of this pass that are done.
         total: steps of all passes.
         progress: the fraction of this pass that is done.
-        best: the lowest validation loss.
+        best: the lowest validation loss, or the highest score with its sign turned.
         stale: validations since then.
+        fallen: whether one was worse than the best by more than the recipe's margin.
     """
 
     epoch: int = 0
@@ -30,6 +31,20 @@ class Position:
     progress: float = 0.0
     best: float = float("inf")
     stale: int = 0
+    fallen: bool = False
+
+    def judge(self, cost: float, margin: float | None) -> bool:
+        """Count a validation; whether none was better.
+
+        Args:
+            cost: what it found; lower is better.
+            margin: the recipe's.
+        """
+        kept = cost <= self.best
+        self.fallen = margin is not None and cost > self.best + margin
+        self.stale = 0 if cost < self.best else self.stale + 1
+        self.best = min(self.best, cost)
+        return kept
 
 
 def keep(place: Path, base: int, work: Memory, processes: Processes) -> None:

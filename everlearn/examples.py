@@ -104,6 +104,19 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """Another version that a batch's loss holds the model against.
+
+    Args:
+        batch: what it reads: row by row the same supervised tokens, in another context or in the same.
+        weights: of it by parameter name, all that differ from the model's.
+    """
+
+    batch: "Batch"
+    weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Rows of tokens for one forward pass, padded on the right; a row may hold several documents.
 
@@ -119,6 +132,7 @@ class Batch:
         values: (B, T) numbers by token that the objective's loss asks for, by name: advantages, what an older version
             said; 0 where there is none.
         counts: (B,) each row's weight in the mean over its step; None takes its number of supervised tokens.
+        teacher: whom its loss asks, where it asks anyone.
         tied: so many rows after one another have a loss together alone, as the two answers of a pair do, and are never
             parted.
     """
@@ -132,6 +146,7 @@ class Batch:
     tasks: tuple[str, ...] = ()
     values: Mapping[str, Tensor] = field(default_factory=dict)
     counts: Tensor | None = None
+    teacher: Teacher | None = None
     tied: int = 1
 
     @cached_property

@@ -26,6 +26,7 @@ from everlearn.needs import require_sharding
 from everlearn.randomness import seed_of
 from everlearn.reference_weights import References, base_weights
 from everlearn.types import Experience, State
+from everlearn.validation import measured
 from everlearn.watch import Watch
 
 
@@ -116,7 +117,8 @@ class _Lesson:
         self.hooks, self.recipe, self.state, self.experience = overrides(self.method), recipe, state, experience
         self.base = seed_of(learner.seed, len(state.seen), experience.name)
         plan = Plan(recipe.batch_size, recipe.tokens, recipe.length)
-        self.context = Context(model, experience, plan, learner.seed, len(state.seen))
+        self.at, self.saved, self.best, self.enough = Position(), time.monotonic(), dict[str, Tensor](), False
+        self.context = Context(model, experience, plan, learner.seed, len(state.seen), note=self._note)
         torch.manual_seed(self.base)
         model = self.method.params(state.memory, model)
         self.memory = processes.same(self.method.begin(state.memory, self.context))
@@ -132,7 +134,6 @@ class _Lesson:
         wanted = experience.objective.references
         self.references = References(wanted, self.optimiser.values, base, processes.sharding == "sharded")
         self.context = replace(self.context, plan=replace(plan, references=self.references.weights))
-        self.at, self.saved, self.best = Position(), time.monotonic(), dict[str, Tensor]()
 
     def _parameters(self) -> dict[str, Tensor]:
         if not (parameters := self.model.trainable()):
@@ -141,6 +142,8 @@ class _Lesson:
 
     def train(self) -> None:
         """All epochs, from where the work is."""
+        if not self.at.total and self.recipe.validate != "loss":
+            self._validate(-1.0)
         while self.at.epoch < self.recipe.epochs and not self._exhausted():
             seed = seed_of(self.base, "epoch", self.at.epoch)
             plan = replace(self.context.plan, seed=seed, start=self.at.step)
@@ -150,6 +153,7 @@ class _Lesson:
                 self._step(step) if step.batches else self._report(step, 0.0, 0.0, 0.0, 0.0)
                 self.at.progress, self.at.step, self.at.total = step.progress, self.at.step + 1, self.at.total + 1
                 self._validate(before)
+                (self.enough,) = self.processes.any(self.watch.enough())
                 if step.pausable:
                     self._pause()
                 if self._exhausted():
@@ -162,7 +166,11 @@ class _Lesson:
         return self.method.data(self.begun, self.experience.train, begins)
 
     def _exhausted(self) -> bool:
-        return self.recipe.patience is not None and self.at.stale >= self.recipe.patience
+        stale = self.recipe.patience is not None and self.at.stale >= self.recipe.patience
+        return stale or self.at.fallen or self.enough
+
+    def _note(self, numbers: Mapping[str, float]) -> None:
+        self.watch.log({"experience": self.experience.name, "step": self.at.total, "notes": dict(numbers)})
 
     def _step(self, step: Step) -> None:
         """One optimiser step: the objective's gradient, then penalties, then the sides that change them."""
@@ -250,22 +258,15 @@ class _Lesson:
             self.watch.trace({"experience": self.experience.name, "step": self.at.total + 1, **trace})
 
     def _validate(self, before: float) -> None:
-        """Measure the validation loss when the progress crosses the next mark, and remember the best weights."""
+        """Ask the validation rows when the progress crosses the next mark, and remember the best weights."""
         crossed = int(before * self.recipe.validations) < int(self.at.progress * self.recipe.validations)
-        if self.recipe.patience is None or not crossed or not len(self.experience.validation):
+        wanted = self.recipe.patience is not None or self.recipe.margin is not None
+        if not wanted or not (crossed or before < 0) or not len(self.experience.validation):
             return
-        with torch.no_grad():
-            total, weight = 0.0, 0.0
-            for batch in self.context.batches(self.experience.validation):  # more may be there than fit into memory
-                for part, share in self.processes.share(Step((batch,), 1.0)):
-                    total += float(self.forward(partial(self.context.loss, part))) * share * batch.weight
-                weight += batch.weight
-            loss = self.processes.add(total) / weight
-        self.watch.log({"experience": self.experience.name, "step": self.at.total, "validation": loss})
-        if loss < self.at.best:
-            self.at.best, self.at.stale, self.best = loss, 0, self.optimiser.values()
-        else:
-            self.at.stale += 1
+        found, kind = measured(self.recipe.validate, self.context, self.processes, self.forward), self.recipe.validate
+        self.watch.log({"experience": self.experience.name, "step": self.at.total, "validation": found})
+        if self.at.judge(found if kind == "loss" else -found, self.recipe.margin):
+            self.best = self.optimiser.values()
 
     def _pause(self) -> None:
         """Keep what is done so far when it is time, and end here when asked to."""

@@ -5,7 +5,7 @@ was given, changed, and never changes it in place. Only `params` touches a modul
 overrides costs nothing: no copy of gradients, updates or weights is made for it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -34,6 +34,7 @@ class Context:
         place: the method's place in its chain, so that two members draw differently.
         before: at `end` and `merge`, if anyone merges: the trained weights before the experience, in full precision.
         after: the same after it.
+        note: given numbers by name for people; they go to the log, beside those of the steps.
     """
 
     model: LanguageModel
@@ -45,6 +46,7 @@ class Context:
     place: tuple[int, ...] = ()
     before: Tensors = field(default_factory=dict, repr=False, compare=False)
     after: Tensors = field(default_factory=dict, repr=False, compare=False)
+    note: Callable[[Mapping[str, float]], None] = field(default=lambda numbers: None, repr=False, compare=False)
 
     def rng(self, purpose: str = "") -> torch.Generator:
         """A fresh random source; the same one whenever the same method asks at the same point of the same run."""

@@ -93,7 +93,8 @@ class RunFolder:
         """The rows of all steps; of a step done again after a stop, the last."""
         file = self.root / "metrics.jsonl"
         rows = [row for _, row in read_jsonl(file, torn=True)] if file.exists() else []
-        latest = {(r["experience"], r["step"], "validation" in r): r for r in rows}
+        kinds = ("loss", "validation")
+        latest = {(r["experience"], r["step"], *(k in r for k in kinds), *_noted(r)): r for r in rows}
         return list(latest.values())
 
     def describe(self, asked: Mapping[str, Any], model: str, device: str) -> None:
@@ -158,6 +159,11 @@ class RunFolder:
         """Remove the unfinished work: it has become a version."""
         for folder in iter(lambda: find_folder(self.checkpoint), None):
             shutil.rmtree(folder)
+
+
+def _noted(row: Mapping[str, Any]) -> list[str]:
+    """The names of what a method has noted in a row of its own; of a step's row none, since it has but one."""
+    return [] if "loss" in row else sorted(row.get("notes", {}))
 
 
 def fingerprint(experience: Experience) -> dict[str, Any]:

@@ -19,6 +19,7 @@ class Watch:
         log: given a row of numbers after each step.
         trace: given plain data about what the model did, where it learns from its own attempts.
         stop: asked after each step; True ends the work with a checkpoint.
+        enough: asked after each step; True ends the experience there, as if its examples were at an end.
     """
 
     checkpoint: Path | None = None
@@ -27,3 +28,4 @@ class Watch:
     log: Callable[[Mapping[str, Any]], None] = lambda row: None
     trace: Callable[[Mapping[str, Any]], None] = lambda row: None
     stop: Callable[[], bool] = lambda: False
+    enough: Callable[[], bool] = lambda: False

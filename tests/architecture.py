@@ -28,9 +28,9 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     needs
     merge_rules combine
     methods agents
-    learner reference_weights checkpoint watch evaluate registry run_folder stopping
+    learner reference_weights checkpoint watch evaluate validation registry run_folder stopping
     drawn_pairs
-    fold references merge_folders flywheel
+    fold references merge_folders flywheel adaptation
     wording figures run_view verdict
     grid
     report dashboard serve integrations testing terminal progress asking

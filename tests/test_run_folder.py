@@ -47,6 +47,13 @@ def test_of_a_step_done_again_the_last_row_counts(tmp_path: Path) -> None:
     assert [r.get("loss") for r in folder.metrics()] == [2.0, None]
 
 
+def test_of_what_methods_note_each_one_keeps_its_own_row(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for notes in ({"rate": 0.1}, {"rate": 0.2}, {"other": 1.0}):
+        folder.log({"experience": "a", "step": 0, "notes": notes})
+    assert [r["notes"] for r in folder.metrics()] == [{"rate": 0.2}, {"other": 1.0}]
+
+
 def test_a_fingerprint_tells_experiences_apart() -> None:
     experience = toy_stream().experiences[0]
     others = [

@@ -59,6 +59,7 @@ def _rows(batch: Batch, rows: Sequence[int]) -> Batch:
         tasks=tuple(batch.tasks[row] for row in rows) if batch.tasks else (),
         values={name: numbers[rows, :width] for name, numbers in batch.values.items()},
         counts=None if batch.counts is None else batch.counts[rows],
+        teacher=batch.teacher and replace(batch.teacher, batch=_rows(batch.teacher.batch, rows)),
     )
 
 

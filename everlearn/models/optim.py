@@ -142,6 +142,9 @@ class Muon:
         return built
 
 
+Validate = Literal["loss", "metric", "attempts"]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How an experience is trained on, whatever the method.
@@ -153,8 +156,13 @@ class Recipe:
         batch_size: rows in an optimiser step.
         length: longest row in tokens; documents are cut to it, longer conversations are set aside before training.
         tokens: most tokens in one forward pass; a step is accumulated from as many passes as it needs.
-        validations: how often in an epoch the validation loss is measured, when `patience` asks for it.
-        patience: stop after so many validations without a lower loss and keep the best weights; None never stops.
+        validations: how often in an epoch the validation rows are asked, when `patience` or `margin` asks for it.
+        patience: stop after so many validations without a better one and keep the best weights; None never stops.
+        validate: what a validation measures: the objective's "loss"; the experience's "metric" of the model's answers;
+            or its metric of the "attempts" that an objective makes which learns from them, as they are drawn. The last
+            two are measured before the first step too, and among equals the latest weights are kept.
+        margin: stop as soon as a validation is worse than the best by more than this, in the measure's unit, and keep
+            the best weights; None never does.
     """
 
     optimiser: AdamW | Muon = AdamW()
@@ -165,9 +173,15 @@ class Recipe:
     tokens: int = 2048
     validations: int = 1
     patience: int | None = None
+    validate: Validate = "loss"
+    margin: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse counts below one."""
+        """Refuse counts below one, a negative margin, and measures that there are not."""
+        if self.validate not in ("loss", "metric", "attempts") or (self.margin is not None and self.margin < 0):
+            raise ConfigError(
+                f"Recipe: validate={self.validate!r} is loss, metric or attempts; margin={self.margin} is 0 or more."
+            )
         small = {n: getattr(self, n) for n in ("epochs", "batch_size", "tokens", "validations") if getattr(self, n) < 1}
         if small or self.length < 2:
             raise ConfigError(f"Recipe: {small or {'length': self.length}} is too small; give 1 or more (length: 2).")

@@ -2,7 +2,8 @@
 
 With x the logits of a position, q = softmax(x), and p the kept distribution over {k tokens, rest}:
 KL(p || q) = sum_i p_i log(p_i / q_i) + p_rest log(p_rest / q_rest), where q_rest is the sum of q over all other tokens.
-Its slope by x_j is q_j - p_j at the k tokens, and q_j - p_rest q_j / q_rest at the others.
+Its slope by x_j is q_j - p_j at the k tokens, and q_j - p_rest q_j / q_rest at the others. The slope of KL(q || p) is
+q_j (log(q_g / p_g) - KL), where g is the token j itself, or the rest.
 """
 
 from collections.abc import Sequence
@@ -111,6 +112,26 @@ def top_distance(logits: Tensor, top: Top, distance: Distance) -> tuple[Tensor, 
     if distance == "mse":
         gap = gap - gap.mean(-1, keepdim=True)
     return (gap**2).mean(-1), torch.zeros_like(precise).scatter(-1, ids, 2 * gap / gap.shape[-1])
+
+
+def reverse_divergence(logits: Tensor, top: Top) -> tuple[Tensor, Tensor]:
+    """KL(now || kept) in nats over the k tokens and the rest, and the slope of that by the logits.
+
+    Args:
+        logits: (N, V).
+        top: what was kept, on the logits' device.
+
+    Returns:
+        (N,) and (N, V), in fp32 (fp64 for fp64 logits).
+    """
+    logq = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    ids, logp = top.ids.long(), top.values[:, :-1].to(logq.dtype).log_softmax(-1)
+    rest = logq.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+    mine = torch.cat([logq.gather(-1, ids), rest], -1)
+    ratios = torch.where(mine > -torch.inf, mine - logp, 0.0)  # with k = V there is no rest
+    values = (mine.exp() * ratios).sum(-1)
+    charged = ratios[:, -1:].expand_as(logq).scatter(-1, ids, ratios[:, :-1])
+    return values, logq.exp() * (charged - values[:, None])
 
 
 def _divergence(logq: Tensor, ids: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:

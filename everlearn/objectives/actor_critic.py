@@ -11,7 +11,7 @@ from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.value_head import values
 from everlearn.objectives.advantages import EPSILON
-from everlearn.objectives.groups import attempts_of, noted, with_value
+from everlearn.objectives.groups import Attempt, attempts_of, noted, with_value
 from everlearn.objectives.on_policy import Lesson, passed
 from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.types import Model
@@ -74,6 +74,12 @@ class ActorCritic:
             return Lesson(self._estimated(live, batches), noted(tried), tuple(a.trace.row() for a in tried))
 
         return passed(model, examples, plan, taught, self.policy.iterations)
+
+    def attempt(
+        self, model: LanguageModel, examples: Sequence[Example], seed: int, group: int | None = None
+    ) -> list[Attempt]:
+        """See `Attempting`: the policy's."""
+        return self.policy.attempt(model, examples, seed, group)
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Scalar: the policy's loss and the critic's."""

@@ -87,6 +87,12 @@ class CPPO:
 
         return passed(model, examples, plan, taught, self.policy.iterations)
 
+    def attempt(
+        self, model: LanguageModel, examples: Sequence[Example], seed: int, group: int | None = None
+    ) -> list[Attempt]:
+        """See `Attempting`: the policy's."""
+        return self.policy.attempt(model, examples, seed, group)
+
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Scalar: the policy's loss, and the distance from the last version."""
         logprobs = model.token_logprobs(batch, temperature=self.policy.rollout.sampling.temperature)

@@ -1,16 +1,18 @@
 """Attempts at tasks, and the rows that are made of them to learn from."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean, pstdev
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from everlearn.data.packing import Row
 from everlearn.examples import Batch, Encoded, Example
-from everlearn.rewards.reward import Answer, Reward
+from everlearn.models.language_model import LanguageModel
+from everlearn.rewards.reward import Answer, Reward, notes_of
 from everlearn.traces import Trace
 
 
@@ -22,11 +24,30 @@ class Attempt:
         example: the task.
         trace: what was done.
         advantage: over the attempts that it is compared with; None where it could not be scored.
+        notes: what the reward has noted of all attempts at the task.
     """
 
     example: Example
     trace: Trace
     advantage: float | None = None
+    notes: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Attempting(Protocol):
+    """An objective whose examples are tasks that the model attempts itself."""
+
+    def attempt(
+        self, model: LanguageModel, examples: Sequence[Example], seed: int, group: int | None = None
+    ) -> list[Attempt]:
+        """The model's attempts at tasks, with their rewards and advantages, task after task.
+
+        Args:
+            model: the policy.
+            examples: the tasks.
+            seed: decides all randomness.
+            group: attempts at each; None takes as many as the objective, and leaves out what it does not learn from.
+        """
 
 
 def judged(example: Example, traces: Sequence[Trace], reward: Reward | None) -> list[Trace]:
@@ -42,14 +63,30 @@ def judged(example: Example, traces: Sequence[Trace], reward: Reward | None) -> 
     """
     if reward is None:
         return list(traces)
-    last = {t.attempt: t for t in traces}
-    asked = [t for t in last.values() if not t.error]
+    asked = _ends(traces)
+    scores = reward.score(example, list(asked.values()))
+    found = dict(zip(asked, scores, strict=True))
+    return [replace(t, reward=_added(t.reward, found.get(t.attempt))) for t in traces]
+
+
+def reward_notes(example: Example, traces: Sequence[Trace], reward: Reward | None) -> Mapping[str, float]:
+    """What a reward notes of what `judged` shows it."""
+    asked = list(_ends(traces).values())
+    return notes_of(reward, example, asked) if reward is not None and asked else {}
+
+
+def finals(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Of each attempt the last trace alone, whose text is its answer."""
+    return list({(a.example.key, a.trace.attempt): a for a in attempts}.values())
+
+
+def _ends(traces: Sequence[Trace]) -> dict[int, Answer]:
+    """By attempt, the answer that it ended with, unless it broke; as long as all that was drawn for it."""
     drawn = Counter[int]()
     for trace in traces:
         drawn[trace.attempt] += trace.length
-    scores = reward.score(example, [Answer(t.text, t.finished, drawn[t.attempt]) for t in asked])
-    found = {t.attempt: score for t, score in zip(asked, scores, strict=True)}
-    return [replace(t, reward=_added(t.reward, found.get(t.attempt))) for t in traces]
+    last = {t.attempt: t for t in traces}
+    return {n: Answer(t.text, t.finished, drawn[n]) for n, t in last.items() if not t.error}
 
 
 def _added(given: float | None, found: float | None) -> float | None:
@@ -130,7 +167,7 @@ def with_value(batch: Batch, name: str, values: Tensor) -> Batch:
 
 
 def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
-    """What a step's attempts show: rewards, also by experience, and how many teach nothing and why; the traces' notes.
+    """What a step's attempts show: rewards, also by experience, how many teach nothing and why, and all notes.
 
     `entropy` is the mean of -log p over the drawn tokens, in nats: an estimate of the policy's entropy at the
     temperature that they were drawn at. `even` is the share of prompts at which all scored attempts did as well.
@@ -154,6 +191,9 @@ def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
     if scored:
         rewards = [reward for _, reward in scored]
         found |= {"reward": fmean(rewards), "reward_deviation": pstdev(rewards)}
+    tasks = {a.trace.task: a.notes for a in attempts}
+    for name in dict.fromkeys(name for notes in tasks.values() for name in notes):
+        found[name] = fmean(notes[name] for notes in tasks.values() if name in notes)
     names = dict.fromkeys(name for a in attempts for name in a.trace.notes)
     found |= {n: fmean(a.trace.notes.get(n, 0.0) for a in attempts if a.trace.notes) for n in names}
     return found | {f"reward of {name}": fmean(own) for name, own in origins.items() if len(origins) > 1}

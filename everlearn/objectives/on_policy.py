@@ -54,7 +54,7 @@ def passed(
         if iterations * (number + 1) <= plan.start:
             continue
         chosen = [examples[i] for i in order[first : first + plan.batch_size]]
-        _require_prompts(chosen)
+        require_prompts(chosen)
         lesson = taught(model, chosen, seed_of(seed, "rollout", number))
         progress = min(first + plan.batch_size, count) / count
         yield Step(lesson.batches, progress, lesson.notes, lesson.traces, iterations == 1)
@@ -62,7 +62,12 @@ def passed(
             yield Step(lesson.batches, progress, pausable=again == iterations - 1)
 
 
-def _require_prompts(examples: Sequence[Example]) -> None:
+def require_prompts(examples: Sequence[Example]) -> None:
+    """Refuse documents.
+
+    Raises:
+        DataError: naming the first of them.
+    """
     documents = [example.source or example.key for example in examples if example.text]
     if documents:
         raise DataError(f"{documents[0]} is a document; learning from draws needs prompts to answer.")

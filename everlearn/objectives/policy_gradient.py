@@ -29,8 +29,8 @@ from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.recall import recalled
 from everlearn.objectives.advantages import Baseline, Scale, advantages
-from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, rows_of, with_value
-from everlearn.objectives.on_policy import Lesson, passed
+from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, reward_notes, rows_of, with_value
+from everlearn.objectives.on_policy import Lesson, passed, require_prompts
 from everlearn.objectives.rollouts import Rollout, SingleTurn
 from everlearn.objectives.surrogates import Clip, Surrogate, means
 from everlearn.randomness import permutation, seed_of
@@ -49,7 +49,8 @@ class PolicyGradient:
     """Raise the probability of what earned more reward than other attempts at the same task; see the module.
 
     Each step takes `batch_size` prompts of the recipe, draws `group` attempts at each with the live model, scores them,
-    and learns from those whose group tells better from worse. A step in which no group does changes nothing.
+    and learns from those whose group tells better from worse. A step in which no group does changes nothing. A row that
+    nobody has answered, for a reward that asks for no right answer, ends with an empty turn of the assistant's.
 
     Args:
         reward: how good an attempt's last answer is; added to what the rollout's environment gave, where there is one.
@@ -165,20 +166,23 @@ class PolicyGradient:
         """What a row of so many attempts counts for in its step; None stands for its drawn tokens."""
         return None if self.average == "tokens" else float(attempts)
 
-    def attempt(self, model: LanguageModel, examples: Sequence[Example], seed: int) -> list[Attempt]:
-        """The model's attempts at prompts, with their rewards and advantages, group after group.
+    def attempt(
+        self, model: LanguageModel, examples: Sequence[Example], seed: int, group: int | None = None
+    ) -> list[Attempt]:
+        """See `Attempting`; what an example's last turn says is seen by the reward alone.
 
-        Args:
-            model: the policy.
-            examples: conversations; what their last turn says is seen by the reward alone.
-            seed: decides all randomness.
+        Raises:
+            DataError: if an example is a document, which asks for nothing.
         """
-        found: list[Attempt] = []
-        for example, traces in zip(examples, self.rollout.run(model, examples, self.group, seed), strict=True):
-            if (count := len({t.attempt for t in traces})) != self.group:
-                raise ModelError(f"{self.rollout} numbered {count} attempts, not {self.group}: set Trace.attempt.")
-            learned = self.group if self.learned is None else self.learned
-            found += [Attempt(example, t) for t in judged(example, traces, self.reward) if t.attempt < learned]
+        require_prompts(examples)
+        wanted, found = group or self.group, list[Attempt]()
+        learned = wanted if group or self.learned is None else self.learned
+        for example, traces in zip(examples, self.rollout.run(model, examples, wanted, seed), strict=True):
+            if (count := len({t.attempt for t in traces})) != wanted:
+                raise ModelError(f"{self.rollout} numbered {count} attempts, not {wanted}: set Trace.attempt.")
+            notes = reward_notes(example, traces, self.reward)
+            scored = judged(example, traces, self.reward)
+            found += [Attempt(example, t, notes=notes) for t in scored if t.attempt < learned]
         keys = [tuple(getattr(a.trace, name) for name in self.key) for a in found]
         better = advantages([a.trace.reward for a in found], keys, self.baseline, self.scale)
         return [replace(a, advantage=b) for a, b in zip(found, better, strict=True)]

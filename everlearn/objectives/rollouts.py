@@ -8,6 +8,7 @@ from everlearn.errors import ConfigError
 from everlearn.examples import Example
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.sampling import Sampling, sample
+from everlearn.rewards.reward import question
 from everlearn.traces import Trace
 
 
@@ -46,7 +47,7 @@ class SingleTurn:
 
     def run(self, model: LanguageModel, examples: Sequence[Example], n: int, seed: int) -> list[list[Trace]]:
         """See `Rollout`."""
-        prompts = [model.encode_prompt(e.prompt) for e in examples]
+        prompts = [model.encode_prompt(question(e)) for e in examples]
         groups = sample(model, prompts, replace(self.sampling, seed=seed), n)
         triples = zip(examples, prompts, groups, strict=True)
         return [

@@ -1,6 +1,6 @@
 """What a reward is: all completions of one prompt in, a number or None for each out; and how several make one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -37,6 +37,19 @@ class Reward(Protocol):
 
     def score(self, example: Example, replies: Sequence[Answer]) -> Scores:
         """One score for each reply, higher is better; None where it cannot be scored, which is never 0."""
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """A reward that has more to say about a group than its scores."""
+
+    def notes(self, example: Example, replies: Sequence[Answer]) -> Mapping[str, float]:
+        """Numbers by name for people; a step keeps each one's mean over the prompts that have it."""
+
+
+def notes_of(reward: Reward, example: Example, replies: Sequence[Answer]) -> Mapping[str, float]:
+    """What a reward notes; nothing where it notes nothing."""
+    return reward.notes(example, replies) if isinstance(reward, Noting) else {}
 
 
 def question(example: Example) -> tuple[Message, ...]:
@@ -95,6 +108,10 @@ class IfFinished:
         scores = self.reward.score(example, replies)
         return [s if reply.finished else self.otherwise for s, reply in zip(scores, replies, strict=True)]
 
+    def notes(self, example: Example, replies: Sequence[Answer]) -> Mapping[str, float]:
+        """See `Noting`: the other reward's."""
+        return notes_of(self.reward, example, replies)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -133,6 +150,10 @@ class Weighted:
         """See `Reward`."""
         columns = [part.reward.score(example, replies) for part in self.parts]
         return [self._sum(scores) for scores in zip(*columns, strict=True)]
+
+    def notes(self, example: Example, replies: Sequence[Answer]) -> Mapping[str, float]:
+        """See `Noting`: those of all parts; of parts that note the same, the last one's."""
+        return {name: n for part in self.parts for name, n in notes_of(part.reward, example, replies).items()}
 
     def _sum(self, scores: Sequence[float | None]) -> float | None:
         if any(s is None and part.required for s, part in zip(scores, self.parts, strict=True)):

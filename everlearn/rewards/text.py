@@ -33,6 +33,23 @@ class Exact:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """1 if a completion holds an answer at all, right or wrong, else 0: the control arm of a vote.
+
+    What a model gains by it is gained by form alone.
+
+    Args:
+        extract: finds the answer in the completion.
+    """
+
+    extract: Extractor = WholeText()
+
+    def score(self, example: Example, replies: Sequence[Answer]) -> Scores:
+        """See `Reward`."""
+        return [float(self.extract.find(reply.text) is not None) for reply in replies]
+
+
+@dataclass(frozen=True)
 class Format:
     """1 if the completion has the form asked for, else 0.
 

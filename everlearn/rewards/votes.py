@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from everlearn.examples import Example
 from everlearn.metrics.text import ExactMatch
 from everlearn.randomness import generator
 from everlearn.rewards.extraction import Extractor, WholeText
-from everlearn.rewards.reward import Answer, Scores, question
+from everlearn.rewards.reward import Answer, Scores, question, right_answer
 
 
 @runtime_checkable
@@ -91,6 +91,25 @@ class MajorityVote:
         if vote.label is None:
             return [None] * len(replies)
         return [self.unanswered if cluster is None else float(cluster == 0) for cluster in vote.clusters]
+
+    def notes(self, example: Example, replies: Sequence[Answer]) -> Mapping[str, float]:
+        """See `Noting`: how the group votes, and whether rightly where the right answer happens to be known.
+
+        `majority ratio`, `answer entropy` in nats and `distinct answers` of those that gave one, whether it was `tied`,
+        the share that is `unanswered`; and `right label`, which nothing is learned from.
+        """
+        vote, right = self.vote(example, replies), right_answer(example)
+        found = {
+            "majority ratio": vote.majority_ratio,
+            "answer entropy": vote.entropy,
+            "distinct answers": float(vote.distinct),
+            "tied": float(vote.tied),
+            "unanswered": vote.clusters.count(None) / len(replies),
+        }
+        if right is None:
+            return found
+        known = self.extract.find(right) or right
+        return found | {"right label": float(vote.label is not None and self.equality.same(vote.label, known))}
 
     def vote(self, example: Example, replies: Sequence[Answer]) -> Vote:
         """The group's answers counted; cluster 0 is the elected one.

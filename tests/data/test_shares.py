@@ -1,11 +1,13 @@
 """The batches of a step among processes: every row once, about as many tokens each."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from everlearn.data.packing import Row, collate
 from everlearn.data.shares import halves, shares
-from everlearn.examples import Batch, Encoded, Example
+from everlearn.examples import Batch, Encoded, Example, Teacher
 from everlearn.models.language_model import LanguageModel
 from everlearn.objectives.next_token import NextToken
 from everlearn.testing.toys import toy_model
@@ -64,3 +66,12 @@ def test_batches_are_not_split_without_need() -> None:
 
 def test_more_processes_than_rows_leave_some_without() -> None:
     assert sorted(len(share) for share in shares([collate([row(4), row(4)])], 3)) == [0, 1, 1]
+
+
+def test_the_teachers_rows_go_where_the_models_go() -> None:
+    batch = collate([row(9), row(3), row(2)])
+    longer = collate([row(12), row(6), row(5)])
+    for part in halves(replace(batch, teacher=Teacher(longer))):
+        assert part.teacher is not None
+        widths = [int((b.segments > 0).sum()) for b in (part, part.teacher.batch)]
+        assert widths[1] == widths[0] + 3 * len(part.tokens)

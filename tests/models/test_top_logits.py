@@ -8,7 +8,16 @@ from torch import Tensor
 
 from everlearn.models import logprobs, top_logits
 from everlearn.models.logprobs import Said, head_statistic
-from everlearn.models.top_logits import DISTANCES, Distance, Top, distance_from, top_distance, top_of, top_said
+from everlearn.models.top_logits import (
+    DISTANCES,
+    Distance,
+    Top,
+    distance_from,
+    reverse_divergence,
+    top_distance,
+    top_of,
+    top_said,
+)
 
 
 def logits_of(*probabilities: float) -> Tensor:
@@ -31,6 +40,36 @@ def test_a_divergence_by_hand() -> None:
         assert values.item() == pytest.approx(expected)
         # q - p at the two; q - 0.2 q / 0.5 at the others.
         assert slopes[0].tolist() == pytest.approx([-0.25, -0.05, 0.6 * split, 0.6 * (0.5 - split)])
+
+
+def test_a_reverse_divergence_by_hand() -> None:
+    kept = top_of(logits_of(0.5, 0.3, 0.1, 0.1), 2)
+    # Now 0.25 and 0.25 at the two, and 0.5 at the rest, however it is split.
+    ratios = [math.log(0.25 / 0.5), math.log(0.25 / 0.3), math.log(0.5 / 0.2)]
+    expected = 0.25 * ratios[0] + 0.25 * ratios[1] + 0.5 * ratios[2]
+    for split in (0.25, 0.4):
+        now = [0.25, 0.25, split, 0.5 - split]
+        values, slopes = reverse_divergence(logits_of(*now), kept)
+        assert values.item() == pytest.approx(expected)
+        charged = [ratios[0], ratios[1], ratios[2], ratios[2]]
+        assert slopes[0].tolist() == pytest.approx([q * (c - expected) for q, c in zip(now, charged, strict=True)])
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_the_slope_of_a_reverse_divergence_is_that_of_automatic_differentiation(count: int) -> None:
+    rng = torch.Generator().manual_seed(1)
+    x, fixed = (torch.randn(4, 9, generator=rng, dtype=torch.float64) for _ in range(2))
+    top = top_of(fixed, count)
+    x.requires_grad_()
+    p, q = x.softmax(-1), fixed.softmax(-1)
+    chosen = torch.zeros_like(p, dtype=torch.bool).scatter(-1, top.ids.long(), True)
+    inside = torch.where(chosen, p * (p / q).log(), 0.0).sum(-1)
+    rest, theirs = (torch.where(chosen, 0.0, t).sum(-1) for t in (p, q))
+    plain = inside + (rest * (rest / theirs).log() if count < 9 else 0.0)
+    (expected,) = torch.autograd.grad(plain.sum(), x)
+    values, slopes = reverse_divergence(x.detach(), top)
+    torch.testing.assert_close(values, plain.detach())
+    torch.testing.assert_close(slopes, expected)
 
 
 def test_squares_by_hand() -> None:

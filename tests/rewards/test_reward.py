@@ -7,8 +7,20 @@ from everlearn.examples import Example, Message
 from everlearn.metrics.likelihood import TokenLikelihood
 from everlearn.metrics.overlap import RougeL
 from everlearn.rewards.numbers import NumericEqual
-from everlearn.rewards.reward import Answer, IfFinished, Part, Scored, Tally, Weighted, question, right_answer, tally
+from everlearn.rewards.reward import (
+    Answer,
+    IfFinished,
+    Part,
+    Scored,
+    Tally,
+    Weighted,
+    notes_of,
+    question,
+    right_answer,
+    tally,
+)
 from everlearn.rewards.text import Exact, Format, Length
+from everlearn.rewards.votes import MajorityVote
 
 ASKED = Example(messages=(Message("user", "3 + 4?"), Message("assistant", "7")))
 UNKNOWN = Example(messages=(Message("user", "3 + 4?"),))
@@ -87,3 +99,12 @@ def test_groups_that_teach_nothing_are_counted():
 def test_tallies_add_up_and_a_none_is_no_zero_in_the_mean():
     both = tally(replies("7", "8"), [1.0, 0.0]) + tally(replies("7", "?"), [1.0, None])
     assert (both.completions, both.groups, both.unscorable, both.mean) == (4, 2, 1, 2 / 3)
+
+
+def test_notes_come_through_what_wraps_a_reward():
+    group, vote = [*replies("1", "1"), Answer("2", finished=False)], MajorityVote()
+    own = vote.notes(UNKNOWN, group)
+    assert own["majority ratio"] == pytest.approx(2 / 3)
+    assert notes_of(IfFinished(vote), UNKNOWN, group) == own
+    assert notes_of(Weighted((Part(Length(9)), Part(IfFinished(vote)))), UNKNOWN, group) == own
+    assert notes_of(Length(9), UNKNOWN, group) == {}

@@ -7,7 +7,7 @@ from everlearn.examples import Example, Message
 from everlearn.metrics.text import ExactMatch
 from everlearn.rewards.extraction import Tagged
 from everlearn.rewards.reward import Answer
-from everlearn.rewards.text import Exact, Format, Length, TargetLength
+from everlearn.rewards.text import Answered, Exact, Format, Length, TargetLength
 
 PARIS = Example(messages=(Message("user", "The capital of France?"), Message("assistant", "Paris")))
 
@@ -24,6 +24,11 @@ def test_exact_is_the_metrics_match():
 def test_exact_reads_the_answer_where_it_is_to_stand():
     reward = Exact(extract=Tagged("answer"))
     assert scores(reward, "<think>Lyon?</think><answer>Paris</answer>", "Paris", "<answer></answer>") == [1, 0, 0]
+
+
+def test_any_answer_will_do_for_the_control_of_a_vote():
+    assert scores(Answered(Tagged("answer")), "<answer>Lyon</answer>", "Paris", "<answer></answer>") == [1, 0, 0]
+    assert scores(Answered(), "Lyon", " ") == [1, 0]
 
 
 def test_a_pattern_has_to_match_the_whole():

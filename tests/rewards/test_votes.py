@@ -84,3 +84,26 @@ def test_agreement_has_no_entropy():
 def test_texts_are_the_same_after_the_clean_up():
     assert SameText().same("New  York", " new york")
     assert not SameText(ExactMatch()).same("A", "a")
+
+
+def test_a_group_is_noted_without_a_right_answer_and_its_label_with_one():
+    # votes: .5, .5, .5 for one half, 2 for two, one without an answer: shares 3/4 and 1/4
+    replies = group("1/2", "0.5", "it is .50", "2", "none")
+    notes = NUMBERS.notes(ASKED, replies)
+    assert notes == {
+        "majority ratio": 0.75,
+        "answer entropy": pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)),
+        "distinct answers": 2,
+        "tied": 0,
+        "unanswered": 0.2,
+    }
+    for right, known in (("so it is 0.50", 1), ("2", 0)):
+        example = Example(messages=(*ASKED.messages, Message("assistant", right)))
+        assert NUMBERS.notes(example, replies) == {**notes, "right label": known}
+    assert NUMBERS.notes(ASKED, group("none")) == {
+        "majority ratio": 0,
+        "answer entropy": 0,
+        "distinct answers": 0,
+        "tied": 0,
+        "unanswered": 1,
+    }

@@ -26,6 +26,8 @@ from everlearn.methods.orthogonal import SelfRegularizedCLoRA
 from everlearn.methods.pruning import FAPM
 from everlearn.methods.rehearsal import SSR
 from everlearn.methods.replay import Replay, RepresentativeReplay, SpacedReplay
+from everlearn.methods.rollout_filter import RIF
+from everlearn.methods.self_distillation import SDFT
 from everlearn.methods.soft_masks import SoftMask
 from everlearn.methods.sparse_vectors import DARE, DELLA, Breadcrumbs
 from everlearn.methods.subspaces import GPM, OSF
@@ -55,6 +57,8 @@ ASKED: dict[type[Method], Method] = {
     Freeze: chain(LoRA(), Freeze()),  # what it freezes is all that learns here
     BlockExpansion: BlockExpansion(every=2),  # the model has two layers
     LatentReplay: LATENT,
+    RIF: RIF(otherwise="keep"),  # nothing is attempted here
+    SDFT: SDFT(limit=4),  # the default's are a hundred times as long
     SSR: SSR(pool=8, demonstrations=2, clusters=2, limit=4),  # the default writes for a quarter of a minute
 }
 METHODS = [ASKED.get(kind, kind()) for kind in method_classes()]

@@ -16,7 +16,7 @@ from everlearn.rewards.mathematics import MathEqual, SameMath
 from everlearn.rewards.numbers import NumericEqual, SameNumber
 from everlearn.rewards.reward import Answer, IfFinished, Part, Scored, Weighted
 from everlearn.rewards.tasks import TaskScore
-from everlearn.rewards.text import Exact, Format, Length, TargetLength
+from everlearn.rewards.text import Answered, Exact, Format, Length, TargetLength
 from everlearn.rewards.unit_tests import UnitTests
 from everlearn.rewards.votes import MajorityVote
 from everlearn.testing.reward_laws import RewardLawBroken, check_reward
@@ -39,6 +39,7 @@ def chat(messages):
 REWARDS = [
     Exact(),
     Exact(extract=Tagged("answer")),
+    Answered(extract=Number()),
     NumericEqual("first", tolerance=0.1),
     TaskScore(),
     UnitTests(),
