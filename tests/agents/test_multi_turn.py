@@ -436,7 +436,7 @@ def test_the_embedded_model_keeps_tokens_that_its_text_would_not_have(embedded: 
     model = LanguageModel.open(str(embedded), dtype="float32")
     rollout = talk(Endless, sampling=Sampling(temperature=1.5, limit=8), turns=2)
     unlike, ends = 0, end_tokens(model.tokenizer)
-    for trace in rollout.run(model, PROMPTS[:1], 3, 0)[0]:
+    for trace in rollout.run(model, PROMPTS[:1], 8, 0)[0]:
         batch = collate(rows_of([Attempt(PROMPTS[0], trace, 1.0)], True, 4096, False, float), True)
         expected = torch.tensor([p for p, mine in zip(trace.logprobs, trace.drawn, strict=True) if mine])
         assert model.token_logprobs(batch, temperature=1.5).sub(expected).abs().max() < 1e-4

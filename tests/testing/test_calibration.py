@@ -13,6 +13,7 @@ from everlearn.method import Method, chain, members
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.anchors import EWC, L2SP
 from everlearn.methods.averaging import ModelStock
+from everlearn.methods.critic import Critic
 from everlearn.methods.dark_replay import DERPP
 from everlearn.methods.distillation import LwF, OldInputsKL
 from everlearn.methods.freezing import Freeze, Slow
@@ -63,6 +64,7 @@ ASKED: dict[type[Method], Method] = {
 }
 METHODS = [ASKED.get(kind, kind()) for kind in method_classes()]
 SETTINGS: dict[Method, Setting] = {
+    Critic(): EMBEDDING,  # what it adds to the model learns nothing from answers
     GPM(): WHOLE,  # it acts on linear layers that learn
     OSF(): WHOLE,
     LATENT: WHOLE,  # the embedding lies below the cut
