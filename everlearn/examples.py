@@ -196,7 +196,8 @@ class Plan:
         seed: decides the order; None keeps the given order.
         start: number of steps to leave out at the beginning, when a pass is resumed.
         references: other versions that the objective asks for, by their names in its `references`: weights by
-            parameter name, all that differ from the model's.
+            parameter name, all that differ from the model's. There are none while a method prepares (`begin`): the
+            model stands in for them.
     """
 
     batch_size: int = 16

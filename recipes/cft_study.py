@@ -12,7 +12,7 @@ For each method three learning rates are tried under one seed that is not used a
 order, and the one with the best mean accuracy on validation rows after the last task is taken for both scenarios; test
 rows are not looked at. Then three seeds learn the first order, and the first of them the second.
 
-    python -m recipes.cft_study --data ../shared/data/mtl15 --out runs/cft_study --workers 2 --hours 4
+    python -m recipes.cft_study --data path/to/mtl15 --out runs/cft_study --workers 2 --hours 4
 
 Every run stands on a frozen lower part of the model: adapters learn in the top six of thirty layers alone, and what the
 lower ones make of a text is computed once for the whole study and kept on disk, in `OUT/activations`. All methods

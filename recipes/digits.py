@@ -54,6 +54,7 @@ from everlearn.run_folder import RunFolder
 from everlearn.statistics import mean_over_seeds, paired_t
 from everlearn.types import Experience, Progress, Stream
 from recipes.digits_network import PIXELS, AllRight, digits_folder
+from recipes.intervals import interval, measured
 
 Digit = tuple[tuple[int, ...], int]
 """Grey values in 0..16, row by row, and the class."""
@@ -216,8 +217,8 @@ def _page(
     for name, each in found.items():
         gains = [a["accuracy"] - b["accuracy"] for a, b in zip(each, found["none"], strict=True)]
         p = paired_t(mean_over_seeds(gains)) if name != "none" else None
-        cells = [_over_seeds(each, key) for key in ("accuracy", "learning_accuracy", "forgetting_chaudhry")]
-        cells += [_interval(gains) if name != "none" else "-", "-" if p is None else f"{p:.1g}"]
+        cells = [measured(each, key) for key in ("accuracy", "learning_accuracy", "forgetting_chaudhry")]
+        cells += [interval(gains) if name != "none" else "-", "-" if p is None else f"{p:.1g}"]
         cells += [f"{fmean(one['minutes'] for one in each):.2f}"]
         lines.append(f"| {name}: `{show(asked[name])}` | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
@@ -283,17 +284,6 @@ def _experience(
 
 def _finished(folder: Path, experiences: int) -> bool:
     return (folder / "matrix.json").exists() and Run(folder).matrix.learned == experiences
-
-
-def _over_seeds(each: Sequence[Mapping[str, float]], key: str) -> str:
-    return _interval([one[key] for one in each]) if key in each[0] else "-"
-
-
-def _interval(found: Sequence[float]) -> str:
-    mean = mean_over_seeds(found)
-    if mean.low is None or mean.high is None:
-        return f"{100 * mean.mean:.1f}"
-    return f"{100 * mean.mean:.1f} [{100 * mean.low:.1f}, {100 * mean.high:.1f}]"
 
 
 if __name__ == "__main__":

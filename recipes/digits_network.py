@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -24,7 +23,6 @@ from transformers import (
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
@@ -32,8 +30,9 @@ from everlearn.errors import DataError
 from everlearn.examples import Example
 from everlearn.models.gguf import quiet
 from everlearn.types import Question, Reply
+from recipes import words
 
-MARKS = ("<|pad|>", "<|end|>", "<|unknown|>", "<|user|>", "<|assistant|>")
+MARKS = (*words.MARKS, "<|user|>", "<|assistant|>")
 END, ASK = MARKS.index("<|end|>"), MARKS.index("<|assistant|>")
 GREYS, PIXELS = 17, 64
 SURE = 30.0
@@ -172,7 +171,8 @@ def digits_folder(folder: Path, tasks: Mapping[str, Sequence[str]], named: bool,
         with torch.random.fork_rng(), quiet():
             torch.manual_seed(seed)
             _module(len(answers), allowed, width).save_pretrained(folder)
-        _tokenizer((*MARKS, *map(str, range(GREYS)), *answers, *names)).save_pretrained(folder)
+        tokens = (*MARKS, *map(str, range(GREYS)), *answers, *names)
+        words.word_tokenizer(tokens, MARKS, TEMPLATE).save_pretrained(folder)
     return folder
 
 
@@ -190,21 +190,6 @@ def _module(answers: int, allowed: Sequence[Sequence[bool]], width: int) -> Digi
         for task, own in enumerate(allowed):
             head.weight[first : first + answers, end + 1 + task] = torch.where(torch.tensor(own), 0.0, -SURE)
     return module
-
-
-def _tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<|unknown|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(list(MARKS))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
-        unk_token="<|unknown|>",
-        padding_side="right",
-        clean_up_tokenization_spaces=False,
-        chat_template=TEMPLATE,
-    )
 
 
 def _visible(tokens: Tensor, mask: Tensor | None, rows: Tensor, places: Tensor) -> Tensor:

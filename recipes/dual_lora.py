@@ -3,8 +3,8 @@
 The topics of DBpedia (14) and AG News (4), two classes an experience in an order that the seed draws, nine experiences.
 All classes compete from the start, and nobody is told the experience of a test text.
 
-    python -m recipes.dual_lora --data /work/shared/data/mtl15 --out runs/dual_lora     # all of it, and the table
-    python -m recipes.dual_lora --data /work/shared/data/mtl15 --quick                  # one seed, no sweep, no table
+    python -m recipes.dual_lora --data path/to/mtl15 --out runs/dual_lora     # all of it, and the table
+    python -m recipes.dual_lora --data path/to/mtl15 --quick                  # one seed, no sweep, no table
 
 The papers adapt layers of a pre-trained vision transformer under a classifier that learns. Here it is the last
 feed-forward block of the embedded model under a classifier (`recipes.feature_network`): its inputs are kept, so that
@@ -50,6 +50,7 @@ from everlearn.run_folder import RunFolder
 from everlearn.statistics import mean_over_seeds, paired_t
 from everlearn.types import Progress, Stream
 from recipes.feature_network import LAYERS, Classifier, Texts, feature_folder
+from recipes.intervals import interval, measured
 from recipes.topic_features import Pool, pool
 
 TRAIN, TESTS = 100, 40
@@ -179,7 +180,7 @@ def _page(texts: Pool, asked: Mapping[str, float], seeds: Sequence[int], out: Pa
     lines.append("|---" * 11 + "|")
     for name, each in found.items():
         cells = [f"{asked[name]:g}"]
-        cells += [_over_seeds(each, k) for k in ("accuracy", "learning_accuracy", "forgetting_chaudhry", "routing")]
+        cells += [measured(each, k) for k in ("accuracy", "learning_accuracy", "forgetting_chaudhry", "routing")]
         for other in ("lora", "duallora"):
             cells += _gains(each, found[other]) if other != name else ["-", "-"]
         lines.append(f"| {name} | " + " | ".join([*cells, f"{fmean(one['minutes'] for one in each):.2f}"]) + " |")
@@ -189,7 +190,7 @@ def _page(texts: Pool, asked: Mapping[str, float], seeds: Sequence[int], out: Pa
 def _gains(each: Sequence[Mapping[str, float]], others: Sequence[Mapping[str, float]]) -> list[str]:
     gains = [a["accuracy"] - b["accuracy"] for a, b in zip(each, others, strict=True)]
     p = paired_t(mean_over_seeds(gains))
-    return [_interval(gains), "-" if p is None else f"{p:.1g}"]
+    return [interval(gains), "-" if p is None else f"{p:.1g}"]
 
 
 def _sweep(sweep: Mapping[str, Mapping[float, float]]) -> Iterator[str]:
@@ -216,17 +217,6 @@ def _heading(seeds: int) -> str:
             "",
         ]
     )
-
-
-def _over_seeds(each: Sequence[Mapping[str, float]], key: str) -> str:
-    return _interval([one[key] for one in each]) if key in each[0] else "-"
-
-
-def _interval(found: Sequence[float]) -> str:
-    mean = mean_over_seeds(found)
-    if mean.low is None or mean.high is None:
-        return f"{100 * mean.mean:.1f}"
-    return f"{100 * mean.mean:.1f} [{100 * mean.low:.1f}, {100 * mean.high:.1f}]"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from torch.nn.functional import silu
 from transformers import (
@@ -26,7 +25,6 @@ from transformers import (
     AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
@@ -34,8 +32,8 @@ from everlearn.method import Method
 from everlearn.models.gguf import quiet
 from everlearn.models.language_model import LanguageModel
 from everlearn.types import Memory
+from recipes.words import MARKS, word_tokenizer
 
-MARKS = ("<|pad|>", "<|end|>", "<|unknown|>")
 END = MARKS.index("<|end|>")
 LAYERS = ("gate_proj", "up_proj", "down_proj")
 SURE = 30.0
@@ -179,7 +177,7 @@ def feature_folder(folder: Path, texts: Texts, block: Mapping[str, Tensor]) -> P
         answers = tuple(answer for own in texts.answers for answer in own)
         with quiet():
             _module(texts, block).save_pretrained(folder)
-        _tokenizer((*MARKS, *answers, *texts.names)).save_pretrained(folder)
+        word_tokenizer((*MARKS, *answers, *texts.names), MARKS, TEMPLATE).save_pretrained(folder)
     return folder
 
 
@@ -207,18 +205,3 @@ def _module(texts: Texts, block: Mapping[str, Tensor]) -> FeatureForCausalLM:
             head.weight[first + at : first + at + len(own), answers + 1 + task] = 0.0
             at += len(own)
     return module
-
-
-def _tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<|unknown|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(list(MARKS))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|end|>",
-        pad_token="<|pad|>",
-        unk_token="<|unknown|>",
-        padding_side="right",
-        clean_up_tokenization_spaces=False,
-        chat_template=TEMPLATE,
-    )

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated
 
 import numpy as np
@@ -45,10 +44,10 @@ from everlearn.objectives.rollouts import SingleTurn
 from everlearn.progress import Bars
 from everlearn.randomness import generator, permutation
 from everlearn.rewards.reward import Answer
-from everlearn.statistics import mean_over_seeds
 from everlearn.types import Experience, Progress, State
 from recipes.digits import digits
 from recipes.digits_network import PIXELS, AllRight, digits_folder
+from recipes.intervals import interval
 
 ARMS = ("one", "two", "oracle", "grpo")
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -232,9 +231,9 @@ def page(found: Mapping[tuple[str, float], Sequence[Mapping[str, float]]], seeds
         "|---" * 6 + "|",
     ]
     for (arm, rate), runs in found.items():
-        cells = [_interval([100 * run[name] for run in runs]) for name in ("parity", "gained", "forgotten")]
+        cells = [interval([run[name] for run in runs]) for name in ("parity", "gained", "forgotten")]
         lines.append(
-            f"| {arm} | {rate:g} | " + " | ".join([*cells, _interval([r["distance"] for r in runs], 3)]) + " |"
+            f"| {arm} | {rate:g} | " + " | ".join([*cells, interval([r["distance"] for r in runs], 1, 3)]) + " |"
         )
     lines += [
         "",
@@ -248,13 +247,6 @@ def page(found: Mapping[tuple[str, float], Sequence[Mapping[str, float]]], seeds
         a, b, r2 = fitted([r["distance"] for r in runs], [100 * r["forgotten"] for r in runs])
         lines.append(f"| {name} | {len(runs)} | {a:.1f} | {b:.1f} | {r2:.2f} |")
     return "\n".join([*lines, ""])
-
-
-def _interval(values: Sequence[float], digits: int = 1) -> str:
-    found = mean_over_seeds(values)
-    if found.low is None or found.high is None:
-        return f"{fmean(values):.{digits}f}"
-    return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
 def main(

@@ -3,7 +3,7 @@
 Three tasks of TRACE-500 (arXiv:2310.06762) in this order, one epoch each, LoRA on all linear layers. Compared: plain
 sequential fine-tuning, 10 % replay, EWC, L2-SP, joint training as the upper bound, and the untouched base model.
 
-    python recipes/trace_mini.py --data ../shared/data/trace-500 --out runs/trace_mini
+    python -m recipes.trace_mini --data path/to/trace-500 --out runs/trace_mini
 
 Differs from TRACE: ScienceQA's answer is its letter without the reasons behind it, since the letter is what is scored;
 the model is fifty times smaller; one epoch; every score is exact match of the whole answer. Nothing was tuned: the
@@ -36,8 +36,8 @@ from everlearn.metrics.suites import general_suite
 from everlearn.models.optim import Recipe
 from everlearn.progress import Bars
 from everlearn.references import joint
-from everlearn.statistics import mean_over_seeds
 from everlearn.types import Experience, Stream
+from recipes.intervals import interval
 
 TASKS = ("FOMC", "ScienceQA", "NumGLUE-cm")
 METHODS: Mapping[str, Method] = {
@@ -100,20 +100,20 @@ def written(out: Path, rows: int, seeds: Sequence[int]) -> str:
     for name, found in matrices.items():
         lines.append(_line(f"{name}: `{show(METHODS[name])}`", _cells(found, matrices["plain"], out, name, seeds)))
     upper = [_joint_scores(out / f"joint-{seed}") for seed in seeds]
-    last = [_over_seeds([row[i] for row in upper]) for i in range(len(TASKS))]
-    lines.append(_line("joint (upper bound)", [*last, _over_seeds([fmean(row) for row in upper])]))
+    last = [interval([row[i] for row in upper]) for i in range(len(TASKS))]
+    lines.append(_line("joint (upper bound)", [*last, interval([fmean(row) for row in upper])]))
     return "\n".join([*lines, "", *_matrices(matrices), ""])
 
 
 def _cells(found: Sequence[Matrix], plain: Sequence[Matrix], out: Path, name: str, seeds: Sequence[int]) -> list[str]:
-    last = [_over_seeds([m.rows[-1].scores[i] or 0.0 for m in found]) for i in range(len(TASKS))]
+    last = [interval([m.rows[-1].scores[i] or 0.0 for m in found]) for i in range(len(TASKS))]
     measures: list[dict[str, Measure]] = [{x.name: x for x in summary(m)} for m in found]
-    shown = [_over_seeds([m[key].value or 0.0 for m in measures]) for key in SHOWN]
+    shown = [interval([m[key].value or 0.0 for m in measures]) for key in SHOWN]
     gains = [fmean(_last(a)) - fmean(_last(b)) for a, b in zip(found, plain, strict=True)]
     minutes = [
         sum(r["seconds"] for r in Run(out / f"{name}-{s}").files.metrics() if "seconds" in r) / 60 for s in seeds
     ]
-    return [*last, *shown, _over_seeds(gains), f"{fmean(minutes):.1f}"]
+    return [*last, *shown, interval(gains), f"{fmean(minutes):.1f}"]
 
 
 def _matrices(matrices: Mapping[str, Sequence[Matrix]]) -> list[str]:
@@ -145,13 +145,6 @@ def _joint_scores(folder: Path) -> list[float]:
 
 def _last(matrix: Matrix) -> list[float]:
     return [score or 0.0 for score in matrix.rows[-1].scores]
-
-
-def _over_seeds(values: Sequence[float]) -> str:
-    found = mean_over_seeds(values)
-    if found.low is None or found.high is None:
-        return _percent(found.mean)
-    return f"{_percent(found.mean)} [{_percent(found.low)}, {_percent(found.high)}]"
 
 
 def _percent(value: float | None) -> str:

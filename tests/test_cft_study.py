@@ -11,14 +11,12 @@ from everlearn.grid.cells import Cell
 from everlearn.matrix import Matrix, Row
 from recipes.cft_study import METHODS, RATES, REFERENCES, SCALES, SWEPT, Study, written
 
-DATA = Path(__file__).resolve().parents[2] / "shared/data/mtl15"
-
-pytestmark = pytest.mark.skipif(not DATA.exists(), reason="needs the data set mtl15, which this machine does not have.")
-
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
-    return Study(DATA, tmp_path, rows=4, tests=3, tasks=2, seeds=(0, 1), only=("plain", "low_rate", "olora"))
+def study(shared: Path, tmp_path: Path) -> Study:
+    return Study(
+        shared / "mtl15", tmp_path, rows=4, tests=3, tasks=2, seeds=(0, 1), only=("plain", "low_rate", "olora")
+    )
 
 
 def test_its_methods_are_those_that_are_asked_for_each_on_the_same_frozen_layers() -> None:
@@ -26,9 +24,9 @@ def test_its_methods_are_those_that_are_asked_for_each_on_the_same_frozen_layers
         "plain replay derpp ewc lwf agem olora inflora duallora clora_entries clora_routing slao ties low_rate gdumb"
     )
     assert set(METHODS) == set(wanted.split())
-    methods = Study(DATA, Path()).methods
+    methods = Study(Path(), Path()).methods
     assert all("Freeze(below=24)" in str(method) for method in methods.values())
-    assert not any("Freeze" in str(method) for method in Study(DATA, Path(), frozen=0).methods.values())
+    assert not any("Freeze" in str(method) for method in Study(Path(), Path(), frozen=0).methods.values())
 
 
 def test_test_rows_are_not_looked_at_when_rates_are_chosen(study: Study) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from recipes.feature_network import END, LAYERS, MARKS, Classifier, Texts, featu
 from recipes.topic_features import ROWS, SOURCES, Pool, pool
 
 WIDTH, INNER = 24, 12
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "mtl15"
 
 
 def block():
@@ -129,10 +127,9 @@ def test_variants_take_the_rate_of_the_method_and_of_equals_the_smallest():
     assert found["lora"] == max(RATES)
 
 
-def test_the_published_texts_are_eighteen_topics_with_as_many_rows_each():
-    if not DATA.is_dir():
-        pytest.skip(f"{DATA} is not there, which holds the texts of the recipe.")
-    rows = [row for source in SOURCES for row in import_module("recipes.topic_features")._rows(DATA / source)]
+def test_the_published_texts_are_eighteen_topics_with_as_many_rows_each(shared):
+    texts = import_module("recipes.topic_features")
+    rows = [row for source in SOURCES for row in texts._rows(shared / "mtl15" / source)]
     counts = {label: sum(row.response == label for row in rows) for label in {row.response for row in rows}}
     assert set(counts.values()) == {ROWS}
     assert len(counts) == 18

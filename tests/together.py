@@ -185,7 +185,8 @@ def environment(index: int, count: int, port: int, sharding: str) -> dict[str, s
     return {k: str(v) for k, v in ranks.items()} | place | (SHARDED if sharding == "sharded" else {})
 
 
-def main(out: Path, count: int, sharding: str, tasks: Sequence[str]) -> int:
+def forked(count: int, sharding: str, work: Callable[[], None]) -> int:
+    """Do the same in so many processes, each told what a launcher tells it; the largest exit code."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -194,11 +195,11 @@ def main(out: Path, count: int, sharding: str, tasks: Sequence[str]) -> int:
         process = os.fork()
         if process == 0:
             os.environ.update(environment(index, count, port, sharding))
-            work(out, tasks)
-            return 0
+            work()
+            sys.exit(0)
         children.append(process)
     return max(abs(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])) for process in children)
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]))
+    sys.exit(forked(int(sys.argv[2]), sys.argv[3], lambda: work(Path(sys.argv[1]), sys.argv[4:])))

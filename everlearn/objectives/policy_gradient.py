@@ -127,7 +127,7 @@ class PolicyGradient:
 
         def taught(live: LanguageModel, chosen: Sequence[Example], seed: int) -> Lesson:
             tried = self._tried(live, chosen, examples, seed)
-            batches = self.batches(live, [a for a in tried if self._teaches(a)], plan)
+            batches = self.batches(live, self._teaching(tried), plan)
             return Lesson(batches, noted(tried), tuple(a.trace.row(a.advantage) for a in tried))
 
         return passed(model, examples, plan, taught, self.iterations)
@@ -183,7 +183,7 @@ class PolicyGradient:
             notes = reward_notes(example, traces, self.reward)
             scored = judged(example, traces, self.reward)
             found += [Attempt(example, t, notes=notes) for t in scored if t.attempt < learned]
-        keys = [tuple(getattr(a.trace, name) for name in self.key) for a in found]
+        keys = [self._group(a) for a in found]
         better = advantages([a.trace.reward for a in found], keys, self.baseline, self.scale)
         return [replace(a, advantage=b) for a, b in zip(found, better, strict=True)]
 
@@ -193,7 +193,7 @@ class PolicyGradient:
         """The attempts of a step; of prompts that teach nothing, other ones' in their place while tries are left."""
         found = self.attempt(model, chosen, seed)
         for again in range(self.retries):
-            teach = {a.example.key for a in found if self._teaches(a)}
+            teach = {a.example.key for a in self._teaching(found)}
             wanted = len({e.key for e in chosen}) - len(teach)
             if wanted <= 0:
                 break
@@ -203,9 +203,13 @@ class PolicyGradient:
             found += self.attempt(model, others, seed_of(seed, "again", again)) if others else []
         return found
 
-    def _teaches(self, attempt: Attempt) -> bool:
-        """Whether anything is learned from an attempt."""
-        return bool(attempt.advantage) and self.takes(attempt)
+    def _teaching(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """The attempts of groups that tell better from worse, those among them whose own advantage is 0 included."""
+        uneven = {self._group(a) for a in attempts if a.advantage and self.takes(a)}
+        return [a for a in attempts if self._group(a) in uneven and self.takes(a)]
+
+    def _group(self, attempt: Attempt) -> tuple[object, ...]:
+        return tuple(getattr(attempt.trace, name) for name in self.key)
 
     def takes(self, attempt: Attempt) -> bool:
         """Whether an attempt may be learned from: it was scored, has drawn something, and is not masked."""

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Protocol, runtime_checkable
 
@@ -120,7 +121,8 @@ class MajorityVote:
         """
         answers = [self.extract.find(reply.text) or None for reply in replies]
         given = Counter(answer for answer in answers if answer is not None)
-        clusters = self._clusters(given)
+        found = _clusters(self.equality, tuple(sorted(given.items())))  # type: ignore[arg-type]  # it is frozen data
+        clusters = [list(cluster) for cluster in found]
         if not clusters:
             return Vote(None, (None,) * len(answers), 0.0, 0.0, 0, False)
         sizes = [sum(given[text] for text in cluster) for cluster in clusters]
@@ -137,18 +139,25 @@ class MajorityVote:
             tied=first > 1,
         )
 
-    def _clusters(self, given: Counter[str]) -> list[list[str]]:
-        """Texts that are equal, directly or through others; the commonest answer first, then by the alphabet."""
-        texts = sorted(given)
-        home = {text: {text} for text in texts}
-        for one, other in combinations(texts, 2):
-            if home[one] is not home[other] and self.equality.same(one, other):
-                joined = home[one] | home[other]
-                home.update(dict.fromkeys(joined, joined))
-        clusters = {id(cluster): sorted(cluster) for cluster in home.values()}.values()
-        return sorted(clusters, key=lambda cluster: (-sum(given[text] for text in cluster), cluster))
-
     def _drawn(self, example: Example, count: int) -> int:
         """One of so many, by the seed and the prompt; the answer does not matter, which a learner may not have."""
         asked = json.dumps([[turn.role, turn.content] for turn in question(example)] or [example.text])
         return int(torch.randint(count, (), generator=generator(self.seed, "vote", asked)))
+
+
+@lru_cache(maxsize=64)  # a group is scored and then described
+def _clusters(equality: Equality, given: tuple[tuple[str, int], ...]) -> tuple[tuple[str, ...], ...]:
+    """Texts that are equal, directly or through others; the commonest answer first, then by the alphabet.
+
+    Args:
+        equality: which answers are the same.
+        given: different texts, sorted, with how often each was given.
+    """
+    counts = dict(given)
+    home = {text: {text} for text in counts}
+    for one, other in combinations(counts, 2):
+        if home[one] is not home[other] and equality.same(one, other):
+            joined = home[one] | home[other]
+            home.update(dict.fromkeys(joined, joined))
+    clusters = {id(cluster): tuple(sorted(cluster)) for cluster in home.values()}.values()
+    return tuple(sorted(clusters, key=lambda cluster: (-sum(counts[text] for text in cluster), cluster)))

@@ -4,9 +4,7 @@ The processes are forks of one that has imported everything; each sees the envir
 one writes the last version's weights.
 """
 
-import os
 import pickle
-import socket
 import sys
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from everlearn.methods.replay import Replay
 from everlearn.models.parallel import launched
 from everlearn.testing.toys import toy_model, toy_stream
 from tests.integrations.plain import RECIPE, Plain, arguments
-from tests.together import environment
+from tests.together import forked
 
 METHOD = chain(Replay(fraction=0.5), EWC(strength=1000.0), LwF(), SI(strength=10.0), AGEM())
 
@@ -40,23 +38,12 @@ def learned(out: Path) -> dict[str, torch.Tensor]:
     return dict(state.weights)
 
 
-def main(out: Path, count: int) -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for index in range(count):
-        process = os.fork()
-        if process == 0:
-            os.environ.update(environment(index, count, port, "replicated"))
-            torch.set_num_threads(1)
-            found = learned(out)
-            if launched().main:
-                (out / "weights.pickle").write_bytes(pickle.dumps(found))
-            return 0
-        children.append(process)
-    return max(abs(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])) for process in children)
+def work(out: Path) -> None:
+    torch.set_num_threads(1)
+    found = learned(out)
+    if launched().main:
+        (out / "weights.pickle").write_bytes(pickle.dumps(found))
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(forked(int(sys.argv[2]), "replicated", lambda: work(Path(sys.argv[1]))))

@@ -193,6 +193,21 @@ def test_what_cannot_be_scored_is_left_out_and_counted() -> None:
     assert 0 < learned < 48
 
 
+def test_an_attempt_that_did_as_well_as_its_group_is_counted_among_it() -> None:
+    @dataclass(frozen=True)
+    class Steps:
+        """0, 1/2, 1: the one in the middle has an advantage of exactly 0."""
+
+        def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
+            return [0.0, 0.5, 1.0]
+
+    for average in ("attempts", "tokens"):
+        step = first(policy(reward=Steps(), group=3, average=average))
+        assert sum(int(attempts_of(b).max()) + 1 for b in step.batches) == 6
+    raw = first(policy(reward=Steps(), group=3, baseline="none", average="attempts"))
+    assert raw.weight == 6  # a reward of 0 is one of the attempts that the mean is over
+
+
 def test_truncated_attempts_are_treated_as_declared() -> None:
     keep, mask = policy(group=8), policy(group=8, truncated="mask")
     model = toy_model()
