@@ -102,6 +102,9 @@ if TYPE_CHECKING:
     from everlearn.rewards.text import Answered, Exact, Format, Length, TargetLength
     from everlearn.rewards.unit_tests import UnitTests
     from everlearn.rewards.votes import MajorityVote, SameText, Vote
+    from everlearn.selecting.choosing import Selection
+    from everlearn.selecting.criteria import DocumentReader, Importance, Learnability, Novelty, Similarity, WordEntropy
+    from everlearn.selecting.quality import Quality
     from everlearn.serve.exchange import Server
     from everlearn.serve.samplers import SGLangSampler, VLLMSampler
     from everlearn.traces import Trace
@@ -169,10 +172,10 @@ _HOMES = {
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
-    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.actor_critic": "ActorCritic",
     "everlearn.objectives.continual_policy": "CPPO",
     "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
+    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
     "everlearn.objectives.preference": "Preference",
@@ -191,6 +194,9 @@ _HOMES = {
     "everlearn.rewards.text": "Answered Exact Format Length TargetLength",
     "everlearn.rewards.unit_tests": "UnitTests",
     "everlearn.rewards.votes": "MajorityVote SameText Vote",
+    "everlearn.selecting.choosing": "Selection",
+    "everlearn.selecting.criteria": "DocumentReader Importance Learnability Novelty Similarity WordEntropy",
+    "everlearn.selecting.quality": "Quality",
     "everlearn.serve.exchange": "Server",
     "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
     "everlearn.traces": "Trace",
@@ -252,6 +258,7 @@ __all__ = [
     "DepthSplice",
     "Distillation",
     "DoRA",
+    "DocumentReader",
     "DualLoRA",
     "EditSimilarity",
     "Engine",
@@ -269,6 +276,7 @@ __all__ = [
     "Grid",
     "Hinge",
     "IfFinished",
+    "Importance",
     "InProcess",
     "IncLoRA",
     "InfLoRA",
@@ -277,6 +285,7 @@ __all__ = [
     "LanguageModel",
     "LatentReplay",
     "Learn",
+    "Learnability",
     "Learner",
     "Length",
     "Limits",
@@ -296,6 +305,7 @@ __all__ = [
     "NLoRA",
     "NewInputsKL",
     "NextToken",
+    "Novelty",
     "Number",
     "NumericEqual",
     "NumericMatch",
@@ -312,6 +322,7 @@ __all__ = [
     "Processes",
     "ProgressivePrompts",
     "Promotion",
+    "Quality",
     "RSLoRA",
     "RWalk",
     "ReasoningGym",
@@ -336,11 +347,13 @@ __all__ = [
     "Schedule",
     "Scored",
     "Scoring",
+    "Selection",
     "SelfRegularizedCLoRA",
     "SequenceClip",
     "Server",
     "Settings",
     "SimPO",
+    "Similarity",
     "SingleTurn",
     "Slow",
     "SoftMask",
@@ -365,6 +378,7 @@ __all__ = [
     "Weighted",
     "WholeText",
     "WiSEFT",
+    "WordEntropy",
     "audit",
     "blurry",
     "chain",
