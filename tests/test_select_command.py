@@ -18,21 +18,13 @@ def test_what_is_kept_is_written_with_its_card(tmp_path: Path) -> None:
     texts = [f"document {number} of a small collection of texts about {number} things" for number in range(8)]
     (tmp_path / "all.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, texts[0] + "!"]))
     words = ["select", str(tmp_path / "all.jsonl"), "--out", str(tmp_path / "kept.jsonl"), "--model", model]
-    words += [
-        "--by",
-        "Novelty()",
-        "--by",
-        "WordEntropy()",
-        "--share",
-        "0.5",
-        "--quality",
-        "Quality(words=(5, 50), stop_words=None)",
-    ]
+    rules = "Quality(words=(5, 50), stop_words=None)"
+    words += ["--by", "Novelty()", "--by", "WordEntropy()", "--share", "0.5", "--quality", rules]
     result = CliRunner().invoke(app, [*words, "--near", "0.95"])
     assert result.exit_code == OK, result.output
     kept = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
     assert len(kept) == 4
-    assert all(row["text"] in texts and row["metadata"]["source"].startswith("all.jsonl:") for row in kept)
+    assert all(row["text"] in texts and "all.jsonl:" in row["metadata"]["source"] for row in kept)
     card = json.loads((tmp_path / "kept.card.json").read_text())
     assert (card["documents"], card["left"], card["kept"][0]) == (9, {"near duplicates": 1}, 4)
     assert "## Novelty()" in (tmp_path / "kept.card.md").read_text()
