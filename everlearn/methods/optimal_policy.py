@@ -103,7 +103,11 @@ class COPR(Method):
         return float(memory["strength"]) * self.divergence(_drawn(memory, self.rows, ctx), ctx)
 
     def step(self, memory: Memory, grads: Tensors, update: Tensors, ctx: Context) -> Memory:
-        """The multiplier grows where stored pairs are farther from their optimum than is put up with."""
+        """The multiplier grows where stored pairs are farther from their optimum than is put up with.
+
+        What is measured is the model after the step; in half precision, whose new weights are shown to the model later,
+        it is the model before it, so that the multiplier follows one step behind.
+        """
         if not memory["kept"] or not memory["strength"] or not self.rate:
             return memory
         with torch.no_grad():
