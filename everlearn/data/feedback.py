@@ -76,7 +76,8 @@ def read_feedback(path: str | Path, after: datetime | None = None) -> tuple[tupl
 def feedback_pairs(events: Sequence[Feedback], clip: float = 10.0, per_prompt: int = 2) -> list[Example]:
     """Pairs: an edit over what it changed, and of answers to one prompt a good one over a bad one.
 
-    An answer is what was last said of it. A pair counts for 1 / (the product of its shown answers' propensities).
+    An answer is what was last said of it, and neither where it was last edited. A pair counts for 1 / (the product of
+    its shown answers' propensities).
 
     Args:
         events: in the order of their times.
@@ -87,11 +88,7 @@ def feedback_pairs(events: Sequence[Feedback], clip: float = 10.0, per_prompt: i
         ConfigError: if the clip is below 1.
     """
     _require_clip(clip)
-    pairs = [
-        pair(e.prompt, e.edit, e.answer, {"weight": _weight(clip, e)})
-        for e in events
-        if e.edit and e.edit.strip() != e.answer.strip()
-    ]
+    pairs = [pair(e.prompt, e.edit, e.answer, {"weight": _weight(clip, e)}) for e in events if _edited(e)]
     for verdicts in _last(events).values():
         good, bad = ([e for e in reversed(verdicts) if e.good is said] for said in (True, False))
         for better, worse in list(zip(good, bad, strict=False))[:per_prompt]:
@@ -102,6 +99,8 @@ def feedback_pairs(events: Sequence[Feedback], clip: float = 10.0, per_prompt: i
 def feedback_verdicts(events: Sequence[Feedback], clip: float = 10.0) -> list[Example]:
     """Judged answers, as KTO takes them: what was last said of each; an edited answer is bad, and its edit good.
 
+    An edit that changes blanks alone says nothing.
+
     Args:
         events: in the order of their times.
         clip: most that an answer counts for.
@@ -110,22 +109,27 @@ def feedback_verdicts(events: Sequence[Feedback], clip: float = 10.0) -> list[Ex
         ConfigError: if the clip is below 1.
     """
     _require_clip(clip)
-    said = [e for verdicts in _last(events).values() for e in verdicts]
-    found = [verdict(e.prompt, e.answer, bool(e.good), {"weight": _weight(clip, e)}) for e in said]
-    for edited in (e for e in events if e.edit):
-        about = {"weight": _weight(clip, edited)}
-        found += [verdict(edited.prompt, edited.answer, False, about), verdict(edited.prompt, edited.edit, True, about)]
-    return found
+    said: dict[tuple[tuple[Message, ...], str], Example] = {}
+    for event in (e for e in events if e.good is not None or _edited(e)):
+        for text, good in [(event.answer, bool(event.good)), *([(event.edit, True)] if event.edit else [])]:
+            said.pop(key := (event.prompt, text.strip()), None)
+            said[key] = verdict(event.prompt, text, good, {"weight": _weight(clip, event)})
+    return list(said.values())
 
 
 def _last(events: Sequence[Feedback]) -> dict[tuple[Message, ...], list[Feedback]]:
-    """By prompt, what was last said of each answer, in the order of times."""
+    """By prompt, what was last said of each answer, also that it was edited, in the order of times."""
     found: dict[tuple[Message, ...], dict[str, Feedback]] = defaultdict(dict)
     for event in events:
-        if event.good is not None:
+        if event.good is not None or _edited(event):
             found[event.prompt].pop(event.answer.strip(), None)
             found[event.prompt][event.answer.strip()] = event
     return {prompt: list(answers.values()) for prompt, answers in found.items()}
+
+
+def _edited(event: Feedback) -> bool:
+    """Whether the answer was changed into another one."""
+    return bool(event.edit) and event.edit.strip() != event.answer.strip()
 
 
 def _weight(clip: float, *events: Feedback) -> float:

@@ -63,6 +63,21 @@ def test_what_was_said_last_of_an_answer_counts(tmp_path: Path) -> None:
     assert [e.choices for e in feedback_pairs(events)] == [("a ", "b")]
 
 
+def test_an_edit_is_the_last_word_until_the_next_and_says_nothing_where_it_changes_nothing(tmp_path: Path) -> None:
+    rows = [
+        event(1, "a", "up"),
+        event(2, "a", "edit", edit="b"),  # no longer good
+        event(3, "c", "edit", edit="d"),
+        event(4, "c ", "up"),  # good again
+        event(5, "d", "down"),  # what an edit had called good
+        event(6, "e", "edit", edit=" e"),
+    ]
+    events, _ = read_feedback(written(tmp_path, rows))
+    found = [(e.response, e.metadata["good"]) for e in feedback_verdicts(events)]
+    assert found == [("a", False), ("b", True), ("c ", True), ("d", False)]
+    assert [e.choices for e in feedback_pairs(events)] == [("b", "a"), ("d", "c"), ("c ", "d")]
+
+
 def test_a_later_round_reads_what_came_after(tmp_path: Path) -> None:
     events, _ = read_feedback(written(tmp_path, LOG), after=datetime(2026, 1, 31, 12, 2, tzinfo=UTC))
     assert [e.answer for e in events] == ["c", "d"]
