@@ -50,11 +50,14 @@ def test_judged_answers_are_weighted_and_clipped(tmp_path: Path) -> None:
     ]
 
 
-def test_inverse_propensities_undo_what_was_shown_more_often() -> None:
-    """Half of all users like an answer; those who do were shown it four times as often."""
-    shown = [(0.8, True)] * 40 + [(0.2, False)] * 10
-    estimate = sum(1 / p for p, good in shown if good) / sum(1 / p for p, _ in shown)
-    assert estimate == pytest.approx(0.5)
+def test_inverse_propensities_undo_what_was_shown_more_often(tmp_path: Path) -> None:
+    """Half of a hundred users like their answers; those who do were shown them four times as often, 40 of 50 to 10."""
+    shown = [("up", 0.8)] * 40 + [("down", 0.2)] * 10
+    rows = [event(1, f"{i}", signal, propensity=chance) for i, (signal, chance) in enumerate(shown)]
+    found = feedback_verdicts(read_feedback(written(tmp_path, rows))[0])
+    liked = [e.metadata["weight"] for e in found if e.metadata["good"]]
+    assert sum(liked) == pytest.approx(50)  # 40 / 0.8
+    assert sum(e.metadata["weight"] for e in found) == pytest.approx(100)  # and 10 / 0.2
 
 
 def test_what_was_said_last_of_an_answer_counts(tmp_path: Path) -> None:
