@@ -80,9 +80,10 @@ class CPPO:
         """
 
         def taught(live: LanguageModel, chosen: Sequence[Example], seed: int) -> Lesson:
-            tried = [a for a in self.policy.attempt(live, chosen, seed) if self.policy.takes(a)]
-            weights = self.weights(tried)
-            batches = self.batches(live, tried, weights, plan)
+            tried = self.policy.attempt(live, chosen, seed)
+            taken = [a for a in tried if self.policy.takes(a)]
+            weights = self.weights(taken)
+            batches = self.batches(live, taken, weights, plan)
             return Lesson(batches, noted(tried) | _shares(weights), tuple(a.trace.row(a.advantage) for a in tried))
 
         return passed(model, examples, plan, taught, self.policy.iterations)
