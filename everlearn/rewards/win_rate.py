@@ -16,7 +16,7 @@ class WinRate:
 
     Args:
         scores: 1 where the first answer won, 0 where the second did, 1/2 where neither.
-        dropped: items whose answers could not be scored.
+        dropped: items of which neither answer could be scored; they are left out.
     """
 
     scores: tuple[float, ...]
@@ -42,6 +42,9 @@ class WinRate:
 def win_rate(judge: Reward, examples: Sequence[Example], ours: Sequence[Answer], theirs: Sequence[Answer]) -> WinRate:
     """Compare two answers to each example; each pair is judged in both orders, and tied where the orders disagree.
 
+    The same answer ties, unasked. One that cannot be scored loses to one that can be: else a version that hardly ever
+    comes to an end would be compared on the few items on which it does.
+
     Args:
         judge: scores both answers of an item together.
         examples: what was asked.
@@ -59,11 +62,15 @@ def win_rate(judge: Reward, examples: Sequence[Example], ours: Sequence[Answer],
 
 
 def _compared(judge: Reward, example: Example, ours: Answer, theirs: Answer) -> float | None:
-    if ours.text == theirs.text:
+    if ours == theirs:
         return 0.5
     (a, b), (d, c) = judge.score(example, [ours, theirs]), judge.score(example, [theirs, ours])
-    if a is None or b is None or c is None or d is None:
-        return None
-    if (a > b) != (c > d) or a == b or c == d:
-        return 0.5
-    return float(a > b)
+    forth, back = _better(a, b), _better(c, d)
+    return forth if forth is None or back is None or forth == back else 0.5
+
+
+def _better(ours: float | None, theirs: float | None) -> float | None:
+    """1 where our score is the higher one, 0 where theirs is, 1/2 where neither; no score is lower than any."""
+    if ours is None or theirs is None:
+        return None if ours is theirs else float(theirs is None)
+    return 0.5 if ours == theirs else float(ours > theirs)

@@ -21,11 +21,12 @@ class Length:
     bias: float = 0.0
 
     def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
-        return [None if r.text == "?" else len(r.text) + self.bias * (i == 0) for i, r in enumerate(replies)]
+        return [len(r.text) + self.bias * (i == 0) if r.finished else None for i, r in enumerate(replies)]
 
 
 def answers(*texts: str) -> list[Answer]:
-    return [Answer(text) for text in texts]
+    """Those that end with a question mark were cut."""
+    return [Answer(text, finished=not text.endswith("?")) for text in texts]
 
 
 def test_wins_ties_and_losses() -> None:
@@ -41,9 +42,15 @@ def test_a_judge_that_prefers_what_stands_first_decides_nothing() -> None:
     assert win_rate(Length(), ITEMS, answers(*"abcd"), answers("xx", "yy", "zz", "ww")).share == 0.0
 
 
-def test_what_cannot_be_scored_is_dropped_and_counted() -> None:
-    found = win_rate(Length(), ITEMS, answers("long", "?", "c", "?"), answers("no", "b", "?", "dd"))
+def test_an_answer_that_cannot_be_scored_loses_to_one_that_can_be() -> None:
+    found = win_rate(Length(), ITEMS, answers("long", "?", "c", "long?"), answers("no", "b", "long?", "dd"))
+    assert found == WinRate((1.0, 0.0, 1.0, 0.0))
+    assert win_rate(Length(), ITEMS[:1], answers("d"), [Answer("d", finished=False)]) == WinRate((1.0,))
+
+
+def test_items_of_which_neither_answer_can_be_scored_are_left_out_and_counted() -> None:
+    found = win_rate(Length(), ITEMS, answers("long", "a?", "b?", "c?"), answers("no", "?", "?", "?"))
     assert found == WinRate((1.0,), dropped=3)
     assert str(found).endswith("of 1, 3 unscorable")
     with pytest.raises(DataError, match="none of 2 held-out items"):
-        win_rate(Length(), ITEMS[:2], answers("?", "?"), answers("a", "b"))
+        win_rate(Length(), ITEMS[:2], answers("a?", "b?"), answers("?", "?"))
