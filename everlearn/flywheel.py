@@ -218,7 +218,9 @@ class _Work:
     def _judged(self, version: str) -> tuple[Verdict, dict[str, float]]:
         """Whether a candidate is kept, and its scores."""
         judge, now = self.wheel.judge or self.wheel.reward, self._suite(version)
-        won, over = (self._won(judge, version, other) for other in (self.version, self.base))
+        won = over = self._won(judge, version, self.version)
+        if self.version != self.base:
+            over = self._won(judge, version, self.base)
         kept = [event.scores for event in self.folder.events() if event.kind in HEADS]
         best = {name: max(s for scores in kept if (s := scores.get(name)) is not None) for name in now}
         return self.wheel.promotion.judge(won, best, now), {WON: won.share, WON_START: over.share, **now}

@@ -47,6 +47,18 @@ class Same:
         return [0.5] * len(replies)
 
 
+@dataclass(frozen=True)
+class Counted:
+    """As `Vowels`, and what it was asked is written down."""
+
+    file: str
+
+    def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
+        with Path(self.file).open("a") as file:
+            file.write(f"{example.key}\n")
+        return Vowels().score(example, replies)
+
+
 class StopsAt:
     """Somebody who stops the work when a stage is reached."""
 
@@ -116,6 +128,12 @@ def test_each_round_says_what_it_learned_from(turned: tuple[Path, list[Event]]) 
     assert {row["origin"] for row in kept.memory[0]["rows"]} == {"round-1", "round-3"}
     assert {row["experience"] for row in run.metrics()} == {"round-1", "round-2", "round-3"}
     assert len(run.traces()) == 3 * 12 * 8
+
+
+def test_where_the_version_before_is_the_start_a_judge_is_asked_once(tmp_path: Path) -> None:
+    flywheel(learner(tmp_path), replace(WHEEL, judge=Counted(str(tmp_path / "asked"))), 1, tmp_path / "out")
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert len(asked) == len(set(asked)) <= len(WHEEL.held_out)
 
 
 def test_what_is_done_is_not_done_again(turned: tuple[Path, list[Event]]) -> None:

@@ -40,7 +40,10 @@ class WinRate:
 
 
 def win_rate(judge: Reward, examples: Sequence[Example], ours: Sequence[Answer], theirs: Sequence[Answer]) -> WinRate:
-    """Compare two answers to each example; each pair is judged in both orders, and tied where the orders disagree.
+    """Compare two answers to each example: the one with the higher score wins.
+
+    A judge is asked once, since scores do not depend on the order of what is scored (`Reward`): one that favours a
+    place has to be asked in both orders by the reward itself, as `PairJudge` does.
 
     The same answer ties, unasked. One that cannot be scored loses to one that can be: else a version that hardly ever
     comes to an end would be compared on the few items on which it does.
@@ -64,13 +67,7 @@ def win_rate(judge: Reward, examples: Sequence[Example], ours: Sequence[Answer],
 def _compared(judge: Reward, example: Example, ours: Answer, theirs: Answer) -> float | None:
     if ours == theirs:
         return 0.5
-    (a, b), (d, c) = judge.score(example, [ours, theirs]), judge.score(example, [theirs, ours])
-    forth, back = _better(a, b), _better(c, d)
-    return forth if forth is None or back is None or forth == back else 0.5
-
-
-def _better(ours: float | None, theirs: float | None) -> float | None:
-    """1 where our score is the higher one, 0 where theirs is, 1/2 where neither; no score is lower than any."""
-    if ours is None or theirs is None:
-        return None if ours is theirs else float(theirs is None)
-    return 0.5 if ours == theirs else float(ours > theirs)
+    mine, other = judge.score(example, [ours, theirs])
+    if mine is None or other is None:
+        return None if mine is other else float(other is None)
+    return 0.5 if mine == other else float(mine > other)

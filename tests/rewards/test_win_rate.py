@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from everlearn.errors import DataError
-from everlearn.examples import Example
+from everlearn.examples import Example, Message
+from everlearn.rewards.judge import PairJudge
 from everlearn.rewards.reward import Answer
 from everlearn.rewards.win_rate import WinRate, win_rate
 from everlearn.testing.toys import question
@@ -16,12 +17,10 @@ ITEMS = [question(p, "x") for p in "abcd"]
 
 @dataclass(frozen=True)
 class Length:
-    """Longer is better; of those that tie, `bias` for the first."""
-
-    bias: float = 0.0
+    """Longer is better; nobody can tell of what was cut."""
 
     def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
-        return [len(r.text) + self.bias * (i == 0) if r.finished else None for i, r in enumerate(replies)]
+        return [len(r.text) if r.finished else None for r in replies]
 
 
 def answers(*texts: str) -> list[Answer]:
@@ -36,10 +35,16 @@ def test_wins_ties_and_losses() -> None:
     assert found.interval[0] < 0.5 < found.interval[1]
 
 
-def test_a_judge_that_prefers_what_stands_first_decides_nothing() -> None:
-    biased = win_rate(Length(bias=9.0), ITEMS, answers(*"abcd"), answers("xx", "yy", "zz", "ww"))
-    assert biased.scores == (0.5,) * 4
-    assert win_rate(Length(), ITEMS, answers(*"abcd"), answers("xx", "yy", "zz", "ww")).share == 0.0
+def test_a_judge_is_asked_once_in_each_order_and_one_that_prefers_what_stands_first_decides_nothing() -> None:
+    asked: list[str] = []
+
+    def first(messages: Sequence[Message]) -> str:
+        asked.append(messages[0].content)
+        return "Verdict: A"
+
+    found = win_rate(PairJudge(first), ITEMS, answers(*"abcd"), answers("xx", "yy", "zz", "ww"))
+    assert found.scores == (0.5,) * 4
+    assert len(asked) == len(set(asked)) == 2 * 4
 
 
 def test_an_answer_that_cannot_be_scored_loses_to_one_that_can_be() -> None:
