@@ -96,7 +96,7 @@ if TYPE_CHECKING:
     from everlearn.rewards.judge import Judge, PairJudge
     from everlearn.rewards.mathematics import MathEqual, SameMath
     from everlearn.rewards.numbers import NumericEqual, SameNumber
-    from everlearn.rewards.reward import Answer, IfFinished, Part, Reward, Scored, Tally, Weighted, tally
+    from everlearn.rewards.reward import Answer, IfFinished, Part, Reward, Scored, Weighted
     from everlearn.rewards.sandbox import Finished, Limits, run_code
     from everlearn.rewards.tasks import TaskScore
     from everlearn.rewards.text import Answered, Exact, Format, Length, TargetLength
@@ -185,7 +185,7 @@ _HOMES = {
     "everlearn.rewards.judge": "Judge PairJudge",
     "everlearn.rewards.mathematics": "MathEqual SameMath",
     "everlearn.rewards.numbers": "NumericEqual SameNumber",
-    "everlearn.rewards.reward": "Answer IfFinished Part Reward Scored Tally Weighted tally",
+    "everlearn.rewards.reward": "Answer IfFinished Part Reward Scored Weighted",
     "everlearn.rewards.sandbox": "Finished Limits run_code",
     "everlearn.rewards.tasks": "TaskScore",
     "everlearn.rewards.text": "Answered Exact Format Length TargetLength",
@@ -350,7 +350,6 @@ __all__ = [
     "State",
     "Stream",
     "Tagged",
-    "Tally",
     "TargetLength",
     "TaskArithmetic",
     "TaskScore",
@@ -388,7 +387,6 @@ __all__ = [
     "shuffled",
     "single",
     "split_by_class",
-    "tally",
     "task_incremental",
     "ttrl",
 ]

@@ -78,7 +78,8 @@ class Adapted:
         after: on held-out items; the mean over episodes.
         answers: the majority's answer to each prompt after adaptation; None where nobody gave one.
         ended: why each episode ended: its recipe was "done", there was nothing left to learn ("plateau"), or the
-            "probe" fell, and the best weights were taken back.
+            "probe" fell. However it ended, the weights are those with which the probe scored best, so that a label
+            does choose among versions; the held-out items do not.
         log: the rows of all steps, with the vote's notes, and those of the probe.
     """
 

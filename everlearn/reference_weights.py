@@ -20,7 +20,8 @@ def base_weights(
 
     Args:
         opened: opens the base model.
-        method: whose parameters are added; what it adds does not change what the model says until it is learned.
+        method: whose parameters are added. What most add does not change what the model says until it is learned; what
+            `L2P`, `ProgressivePrompts` and `DepthSplice` add does, and counts as the base model's.
         memory: of the method.
         changed: weights that differ from the base model's; none at the first experience, which starts from it.
         start: the weights that learn, as the experience begins.

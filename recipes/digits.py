@@ -238,7 +238,8 @@ def _heading(seeds: int) -> str:
             "# Split and permuted digits",
             "",
             f"`python -m recipes.digits --seeds {seeds}`; {packages}, Python {platform.python_version()}, "
-            f"{torch.get_num_threads()} thread. `{show(RECIPE)}` (GDumb: 15 epochs of its buffer, as many steps).",
+            f"{torch.get_num_threads()} thread. `{show(RECIPE)}` (GDumb: 15 epochs of its buffer, as many steps; "
+            "16 and 60 in the last table).",
             "",
             f"Percent and points, mean [95 % t-interval] over the seeds 0 to {seeds - 1}, each with its own weights "
             "and rows; p of the paired t-test over seeds, not corrected for the number of comparisons. "

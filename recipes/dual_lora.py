@@ -206,7 +206,8 @@ def _heading(seeds: int) -> str:
         [
             "# DualLoRA beside InfLoRA and O-LoRA on features of the embedded model",
             "",
-            f"`python -m recipes.dual_lora --seeds {seeds}`; {packages}, {torch.get_num_threads()} thread.",
+            f"`python -m recipes.dual_lora --data path/to/mtl15 --seeds {seeds}`; {packages}, "
+            f"{torch.get_num_threads()} thread.",
             f"`{show(RECIPE)}`, with the learning rate of the table. 18 topics in nine experiences of two,",
             f"class-incremental, no replay; {TRAIN} rows of each class to learn from (a tenth of them set aside) and",
             f"{TESTS} for the test, so that n = {18 * TESTS} a seed. Chance is 5.6 for ACC and 11.1 for routing.",

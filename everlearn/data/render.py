@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,12 @@ from everlearn.examples import Encoded, Example, Message
 
 Schemas = Sequence[Mapping[str, Any]]
 """Functions that may be called, each as its JSON schema, for the chat template to tell of."""
+
+Choice = tuple[tuple[int, ...], tuple[int, ...]]
+"""Tokens of a prompt, and of an answer to it."""
+MOST = 1 << 14
+"""Choices that are remembered of a tokenizer: every version of a model is asked the same questions."""
+_CHOICES: WeakKeyDictionary[PreTrainedTokenizerBase, dict[Any, Choice]] = WeakKeyDictionary()  # each goes with its own
 
 PRIVATE = 0xF0000
 """First of the code points that stand for control look-alikes while the template is rendered (Unicode plane 15)."""
@@ -117,16 +124,15 @@ def render_choice(
         DataError: if the template refuses the turns.
         ModelError: as `render`.
     """
-    return _render_choice(tokenizer, str(tokenizer.chat_template), tuple(prompt), candidate)
-
-
-@lru_cache(maxsize=1 << 14)  # every version of a model is asked the same questions
-def _render_choice(
-    tokenizer: PreTrainedTokenizerBase, template: str, prompt: tuple[Message, ...], candidate: str
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """As `render_choice`; the template tells apart what a tokenizer renders before and after it was given another."""
-    *before, (answer, _) = _pieces(tokenizer, (*prompt, Message("assistant", candidate)), "a candidate")
-    return tuple(token for piece, _ in before for token in piece), tuple(answer)
+    known = _CHOICES.setdefault(tokenizer, {})
+    shape = (tokenizer.chat_template, tuple(tokenizer.special_tokens_map.items()), len(tokenizer))
+    key = (repr(shape), tuple(prompt), candidate)
+    if key not in known:
+        if len(known) >= MOST:
+            known.clear()
+        *before, (answer, _) = _pieces(tokenizer, (*prompt, Message("assistant", candidate)), "a candidate")
+        known[key] = tuple(token for piece, _ in before for token in piece), tuple(answer)
+    return known[key]
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -16,7 +16,8 @@ class Critic(Method):
 
     A network with one hidden layer on the last hidden states, which it does not change: it reads what the policy has,
     and its error does not reach the policy. It begins at 0, is learned by an objective that has use for it
-    (`ActorCritic`), at the recipe's rate, and is handed on from experience to experience.
+    (`ActorCritic`), at the recipe's rate, and is handed on from experience to experience. In a chain it stands behind
+    adapters, which freeze all else.
 
     Differs from the paper: there the policy's layers are shared and learn from the value's error too.
 

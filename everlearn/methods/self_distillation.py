@@ -14,6 +14,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.sampling import Completion, Sampling, sample
 from everlearn.randomness import seed_of
 from everlearn.rewards.extraction import Extractor
+from everlearn.rewards.reward import right_answer
 from everlearn.rewards.votes import Equality, SameText
 from everlearn.types import Memory
 
@@ -124,7 +125,7 @@ class SDFT(Method):
         sampling = Sampling(self.temperature, self.limit, seed=seed_of(ctx.seed, ctx.seen, "sdft", *ctx.place))
         for start in range(0, len(train), TOGETHER):
             some = {e.key: e for e in each(train, range(start, min(start + TOGETHER, len(train))))}
-            asked = [e for key, e in some.items() if key not in seen and e.messages and e.response.strip()]
+            asked = [e for key, e in some.items() if key not in seen and e.prompt and right_answer(e) is not None]
             seen |= some.keys()
             prompts = [ctx.model.encode_prompt(self.request(e)) for e in asked]
             drawn = sample(ctx.model, prompts, sampling) if prompts else []

@@ -1,7 +1,7 @@
 """A model computing with other weights for a moment: an old version as a teacher, without a second model."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from torch import Tensor, nn
 
@@ -15,7 +15,9 @@ def recalled(model: LanguageModel, weights: Mapping[str, Tensor]) -> Iterator[La
 
     The parameters themselves are not written to, only left aside: graphs made outside stay valid, optimisers keep what
     they hold, and what the model says inside is bit for bit what it said when it had these weights. Costs no copy where
-    the values have the parameter's dtype and device. Tied parameters are replaced wherever they stand.
+    the values have the parameter's dtype and device. Tied parameters are replaced wherever they stand. States that are
+    kept below the lowest layer that learns serve inside too, unless a parameter that stands still is replaced: then
+    passes begin at the tokens.
 
     Args:
         model: whose parameters are replaced.
@@ -37,11 +39,12 @@ def recalled(model: LanguageModel, weights: Mapping[str, Tensor]) -> Iterator[La
     }
     found = [(part, leaf, p) for part in module.modules() for leaf, p in part.named_parameters(recurse=False)]
     places = [(part, leaf, p) for part, leaf, p in found if id(p) in others]
-    learning = module.training
+    learning, below = module.training, any(not mine[name].requires_grad for name in weights)
     module.eval()
     try:
         _put([(part, leaf, others[id(p)]) for part, leaf, p in places])
-        yield model
+        with model.whole() if below else nullcontext():
+            yield model
     finally:
         _put(places)
         module.train(learning)

@@ -55,13 +55,15 @@ def values(model: LanguageModel, batch: Batch) -> Tensor:
     """What the head expects before each supervised token, in row-major order, (N,); the model itself gets no gradient.
 
     Raises:
-        ModelError: if the model has no value head.
+        ModelError: if the model has no value head, or one that does not learn.
     """
     head = getattr(model.module, NAME, None)
     if not isinstance(head, ValueHead):
         raise ModelError(
             f"{model.name} has no value head; put Critic() into the method, as in LoRA(rank=16), Critic()."
         )
+    if not head.inner.requires_grad:
+        raise ModelError("the value head does not learn: a method behind Critic() freezes it; put Critic() last.")
     with torch.no_grad():
         states = model.hidden(batch)
     before = torch.roll(batch.supervised, -1, dims=1).to(states.device)

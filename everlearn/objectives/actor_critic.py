@@ -23,14 +23,15 @@ class ActorCritic:
 
     The reward comes with an attempt's last token. With V(t) what the critic expects before token t and V = 0 behind the
     last: delta(t) = r(t) + discount V(t+1) - V(t), A(t) = delta(t) + discount decay A(t+1), and the critic is to say
-    A(t) + V(t). To the policy's loss is added `strength` times the critic's, the mean over drawn tokens of
-    max((V - R)^2, (clip(V, V_old +- clip) - R)^2) / 2. The method needs `Critic()`.
+    A(t) + V(t). To the policy's loss is added `strength` times the critic's, the mean over drawn tokens, as the policy
+    takes it, of max((V - R)^2, (clip(V, V_old +- clip) - R)^2) / 2. The method needs `Critic()`, behind adapters.
 
     The discount is 1 as it stands: 0.99 a token would leave a reward behind 300 tokens 0.05 of its weight.
 
     Args:
-        policy: how tasks are attempted, scored and learned from. Its baseline and scale are not used, and its attempts
-            need not be compared, so that a group of one will do.
+        policy: how tasks are attempted, scored and learned from; its average is "tokens" or "attempts", and it has no
+            retries. Its baseline, scale and key are not used, and its attempts need not be compared, so that a group
+            of one will do.
         discount: of later rewards, for each token.
         decay: lambda.
         strength: of the critic's loss.
@@ -53,6 +54,8 @@ class ActorCritic:
                 f"discount={self.discount}, decay={self.decay}, strength={self.strength}, clip={self.clip}: discount "
                 "and decay lie in [0, 1], strength is not negative, and clip is positive or None."
             )
+        if self.policy.average not in ("tokens", "attempts") or self.policy.retries:
+            raise ConfigError('a policy with a critic has average="tokens" or "attempts", and retries=0.')
 
     @property
     def references(self) -> Mapping[str, float]:
@@ -90,7 +93,7 @@ class ActorCritic:
         if self.clip is not None:
             near = before + (said - before).clamp(-self.clip, self.clip)
             errors = torch.maximum(errors, (near - wanted).square())
-        critic = self.policy.averaged(errors / 2, attempts.to(said.device))
+        critic = self.policy.averaged(errors / 2, attempts.to(said.device), batch.weight)
         return self.policy.loss(model, batch) + self.strength * critic
 
     def _estimated(self, model: LanguageModel, batches: Sequence[Batch]) -> tuple[Batch, ...]:

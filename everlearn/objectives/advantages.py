@@ -5,6 +5,8 @@ from collections.abc import Hashable, Sequence
 from statistics import fmean, pstdev, stdev
 from typing import Literal
 
+from everlearn.errors import DataError
+
 Baseline = Literal["none", "mean", "leave-one-out", "batch"]
 Scale = Literal["none", "group", "batch", "mean"]
 
@@ -29,8 +31,8 @@ def advantages(
     - REINFORCE++ with baseline (arXiv:2501.03262): "mean", "batch": s of the whole batch.
     - MaxRL: "mean", "mean": (r_i - mean r) / mean r; rewards are not negative there.
 
-    A group in which all rewards are equal has advantages of exactly 0, as has a group of one, which has nothing to be
-    compared with (but for baseline "none"); so has, with scale "mean", one whose mean is 0.
+    With the baselines "mean" and "leave-one-out" a group in which all rewards are equal has advantages of exactly 0, as
+    has a group of one, which has nothing to be compared with. Where s or a mean is 0, nothing is divided.
 
     Args:
         rewards: None where an attempt could not be scored; it takes part in no mean.
@@ -40,6 +42,9 @@ def advantages(
 
     Returns:
         None where there is no reward.
+
+    Raises:
+        DataError: if a mean that is divided by is negative, which would turn better into worse.
     """
     known = [r for r in rewards if r is not None]
     members: dict[Hashable, list[float]] = defaultdict(list)
@@ -67,9 +72,11 @@ def _difference(reward: float, group: Sequence[float], batch: Sequence[float], b
 
 
 def _size(group: Sequence[float], batch: Sequence[float], scale: Scale) -> float:
-    if scale == "mean":
-        return fmean(group) or 1.0
     if scale == "none":
         return 1.0
+    if scale == "mean":
+        if (mean := fmean(group)) < 0:
+            raise DataError(f'rewards have the mean {mean}, and scale="mean" needs rewards that are not negative.')
+        return mean or 1.0
     compared = batch if scale == "batch" else group
-    return stdev(compared) + EPSILON if len(compared) > 1 else 1.0
+    return stdev(compared) + EPSILON if pstdev(compared) else 1.0

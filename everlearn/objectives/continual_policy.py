@@ -102,7 +102,7 @@ class CPPO:
         losses = self.policy.surrogate.loss(logprobs, old, values["advantage"], attempts)
         if self.retention:
             losses = losses + self.retention * values["retained"] * (logprobs - values["reference"]).square()
-        return self.policy.averaged(losses, attempts)
+        return self.policy.averaged(losses, attempts, batch.weight)
 
     def weights(self, attempts: Sequence[Attempt]) -> list[tuple[float, float]]:
         """For each scored attempt of a step, its weights of learning and of retaining."""

@@ -35,7 +35,8 @@ from everlearn.models.top_logits import reverse_divergence, top_distance, top_of
 from everlearn.objectives.groups import Attempt, noted, rows_of
 from everlearn.objectives.on_policy import Lesson, passed
 from everlearn.objectives.rollouts import Rollout, SingleTurn
-from everlearn.rewards.reward import question
+from everlearn.rewards.reward import question, right_answer
+from everlearn.traces import Trace
 from everlearn.types import Model
 from everlearn.weights import Tensors, load_tensors
 
@@ -92,6 +93,8 @@ class Distillation:
         """Refuse forms that there are not, and numbers without a meaning."""
         if self.teacher not in ("base", "start", "ema") and not self.teacher.endswith(".safetensors"):
             raise ConfigError(f"teacher={self.teacher!r}: give base, start, ema, or a .safetensors file of weights.")
+        if self.form not in ("exact", "sampled") or self.direction not in ("reverse", "forward"):
+            raise ConfigError(f"{self}: form is exact or sampled, and direction reverse or forward.")
         if self.form == "sampled" and (self.top is not None or self.direction == "forward"):
             raise ConfigError(
                 f'{self}: form="sampled" has one token at each place, and the reverse direction; see top.'
@@ -146,13 +149,14 @@ class Distillation:
         self, plan: Plan, weights: Tensors, model: LanguageModel, examples: Sequence[Example], seed: int
     ) -> Lesson:
         attempts = self._drawn(model, examples, seed)
-        notes = {name: noted(attempts)[name] for name in ("attempts", "truncated", "drawn", "entropy")}
+        found = noted(attempts)
+        notes = {name: found[name] for name in ("attempts", "truncated", "drawn", "entropy")}
         batches = self._batches(model, [a for a in attempts if a.trace.length], plan, weights)
         return Lesson(tuple(batches), notes, tuple(a.trace.row() for a in attempts))
 
     def _drawn(self, model: LanguageModel, examples: Sequence[Example], seed: int) -> list[Attempt]:
         for example in examples:
-            if self.shown and not example.response.strip():
+            if self.shown and right_answer(example) is None:
                 raise DataError(f"{example.source or example.key} has no answer to show; set shown=False, or drop it.")
         groups = self.rollout.run(model, examples, self.group, seed)
         return [Attempt(e, trace) for e, traces in zip(examples, groups, strict=True) for trace in traces]
@@ -171,14 +175,17 @@ class Distillation:
 
     def _shown_rows(self, model: LanguageModel, attempts: Sequence[Attempt]) -> list[Row]:
         """The same completions, after a prompt with the demonstration in it."""
-        shown = [replace(a, trace=replace(a.trace, prompt=self._shown_prompt(model, a))) for a in attempts]
+        asked = {a.example.key: a.example for a in attempts}
+        prompts = {
+            key: (model.encode_prompt(question(e)), model.encode_prompt(self._prompt(e))) for key, e in asked.items()
+        }
+        shown = [replace(a, trace=self._shown_trace(a.trace, *prompts[a.example.key])) for a in attempts]
         return rows_of(shown, False, 0, False, lambda count: None)
 
-    def _shown_prompt(self, model: LanguageModel, attempt: Attempt) -> tuple[int, ...]:
-        own, prompt = model.encode_prompt(question(attempt.example)), attempt.trace.prompt
-        if prompt[: len(own)] != own:
+    def _shown_trace(self, trace: Trace, own: tuple[int, ...], shown: tuple[int, ...]) -> Trace:
+        if trace.prompt[: len(own)] != own:
             raise ConfigError(f"{self.rollout} asks otherwise than its examples do; a shown teacher needs SingleTurn.")
-        return model.encode_prompt(self._prompt(attempt.example)) + prompt[len(own) :]
+        return replace(trace, prompt=shown + trace.prompt[len(own) :])
 
     def _prompt(self, example: Example) -> tuple[Message, ...]:
         *before, asked = question(example)

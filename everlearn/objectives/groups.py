@@ -170,7 +170,8 @@ def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
     """What a step's attempts show: rewards, also by experience, how many teach nothing and why, and all notes.
 
     `entropy` is the mean of -log p over the drawn tokens, in nats: an estimate of the policy's entropy at the
-    temperature that they were drawn at. `even` is the share of prompts at which all scored attempts did as well.
+    temperature that they were drawn at. `even` is the share of prompts at which all scored attempts did as well, of
+    which `single` had one such attempt alone. `empty` is the share of attempts without text, however they were scored.
     """
     scored = [(a, a.trace.reward) for a in attempts if a.trace.reward is not None]
     groups: dict[str, list[float]] = defaultdict(list)
@@ -184,6 +185,8 @@ def noted(attempts: Sequence[Attempt]) -> dict[str, float]:
         "unscorable": 1 - len(scored) / max(len(attempts), 1),
         "broken": fmean(bool(a.trace.error) for a in attempts) if attempts else 0.0,
         "even": fmean(pstdev(g) == 0 for g in groups.values()) if groups else 1.0,
+        "single": fmean(len(g) == 1 for g in groups.values()) if groups else 0.0,
+        "empty": fmean(not a.trace.text.strip() for a in attempts) if attempts else 0.0,
         "truncated": fmean(not a.trace.finished for a in attempts) if attempts else 0.0,
         "drawn": fmean(a.trace.length for a in attempts) if attempts else 0.0,
         "entropy": -fmean(chances) if chances else 0.0,

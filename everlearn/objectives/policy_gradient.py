@@ -18,7 +18,7 @@ Attempts at one prompt share its forward pass where the model can pack documents
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ from everlearn.types import Model
 Average = Literal["tokens", "attempts", "constant", "sums"]
 Estimator = Literal["k1", "k2", "k3"]
 Anchor = Literal["start", "base", "ema"]
+Truncated = Literal["keep", "mask"]
+CHOICES = {"baseline": Baseline, "scale": Scale, "average": Average, "estimator": Estimator, "reference": Anchor}
 KEYS = ("task", "origin", "agent", "turn", "prompt")
 """What attempts may share that are compared with each other."""
 
@@ -66,7 +68,8 @@ class PolicyGradient:
         average: how tokens' losses become one: their mean over all "tokens" of the step (DAPO), the mean over its
             "attempts" of the mean over their tokens (GRPO), the sum divided by the number of attempts times the
             rollout's limit, a "constant" (Dr. GRPO), or the mean over attempts of their "sums" (the likelihood of whole
-            attempts, as RLOO).
+            attempts, as RLOO). All attempts that could be scored and are not masked count, those of groups that teach
+            nothing too, but for "tokens".
         kl: strength of staying near a reference, in nats; 0 asks for no reference.
         estimator: of KL(model || reference) at the drawn tokens, with d = log p_ref - log p: "k3", exp(d) - d - 1, and
             "k2", d^2 / 2, are added to the loss; "k1", -d, is subtracted from the advantage, since the gradient of its
@@ -97,10 +100,13 @@ class PolicyGradient:
     iterations: int = 1
     learned: int | None = None
     retries: int = 0
-    truncated: Literal["keep", "mask"] = "keep"
+    truncated: Truncated = "keep"
 
     def __post_init__(self) -> None:
-        """Refuse numbers without a meaning."""
+        """Refuse choices that there are not, and numbers without a meaning."""
+        for name, choices in (CHOICES | {"truncated": Truncated}).items():
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: choose among {get_args(choices)}.")
         unknown = [name for name in self.key if name not in KEYS]
         if unknown:
             raise ConfigError(f"key={self.key}: attempts do not know {unknown}; choose among {KEYS}.")
@@ -127,7 +133,7 @@ class PolicyGradient:
 
         def taught(live: LanguageModel, chosen: Sequence[Example], seed: int) -> Lesson:
             tried = self._tried(live, chosen, examples, seed)
-            batches = self.batches(live, self._teaching(tried), plan)
+            batches = self.batches(live, self._teaching(tried), plan, sum(map(self.takes, tried)))
             return Lesson(batches, noted(tried), tuple(a.trace.row(a.advantage) for a in tried))
 
         return passed(model, examples, plan, taught, self.iterations)
@@ -144,27 +150,33 @@ class PolicyGradient:
         if self.kl and self.estimator != "k1":
             d = value("reference") - logprobs
             losses = losses + self.kl * (d.exp() - d - 1 if self.estimator == "k3" else d.square() / 2)
-        return self.averaged(losses, attempts)
+        return self.averaged(losses, attempts, batch.weight)
 
-    def averaged(self, losses: Tensor, attempts: Tensor) -> Tensor:
+    def averaged(self, losses: Tensor, attempts: Tensor, weight: float) -> Tensor:
         """The mean of tokens' losses, as `average` says.
 
         Args:
             losses: (N,) of drawn tokens.
             attempts: (N,) the number of each token's attempt.
+            weight: of the batch in its step: attempts, or drawn tokens where their mean is taken.
         """
         match self.average:
             case "tokens":
                 return losses.mean()
             case "attempts":
-                return means(losses, attempts).mean()
+                return means(losses, attempts).sum() / weight
             case "sums":
-                return losses.sum() / (int(attempts.max()) + 1)
-        return losses.sum() / ((int(attempts.max()) + 1) * self.rollout.sampling.limit)
+                return losses.sum() / weight
+        return losses.sum() / (weight * self.rollout.sampling.limit)
 
-    def count(self, attempts: int) -> float | None:
-        """What a row of so many attempts counts for in its step; None stands for its drawn tokens."""
-        return None if self.average == "tokens" else float(attempts)
+    def count(self, attempts: int, share: float = 1.0) -> float | None:
+        """What a row of so many attempts counts for in its step; None stands for its drawn tokens.
+
+        Args:
+            attempts: in the row.
+            share: of all attempts by those that are learned from, inverted.
+        """
+        return None if self.average == "tokens" else share * attempts
 
     def attempt(
         self, model: LanguageModel, examples: Sequence[Example], seed: int, group: int | None = None
@@ -183,9 +195,13 @@ class PolicyGradient:
             notes = reward_notes(example, traces, self.reward)
             scored = judged(example, traces, self.reward)
             found += [Attempt(example, t, notes=notes) for t in scored if t.attempt < learned]
-        keys = [self._group(a) for a in found]
-        better = advantages([a.trace.reward for a in found], keys, self.baseline, self.scale)
-        return [replace(a, advantage=b) for a, b in zip(found, better, strict=True)]
+        return self._compared(found)
+
+    def _compared(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """The attempts with their advantages over each other."""
+        rewards, groups = [a.trace.reward for a in attempts], [self._group(a) for a in attempts]
+        better = advantages(rewards, groups, self.baseline, self.scale)
+        return [replace(a, advantage=b) for a, b in zip(attempts, better, strict=True)]
 
     def _tried(
         self, model: LanguageModel, chosen: Sequence[Example], examples: Sequence[Example], seed: int
@@ -201,12 +217,16 @@ class PolicyGradient:
             known = {a.example.key for a in found}
             others = [examples[i] for i in order if examples[i].key not in known][:wanted]
             found += self.attempt(model, others, seed_of(seed, "again", again)) if others else []
-        return found
+        return self._compared(found)
 
     def _teaching(self, attempts: Sequence[Attempt]) -> list[Attempt]:
-        """The attempts of groups that tell better from worse, those among them whose own advantage is 0 included."""
+        """The attempts of groups that tell better from worse, those among them whose own advantage is 0 included.
+
+        Where a group is not its own baseline, any that earned nothing is as much of the mean as one that did.
+        """
         uneven = {self._group(a) for a in attempts if a.advantage and self.takes(a)}
-        return [a for a in attempts if self._group(a) in uneven and self.takes(a)]
+        alone = self.baseline in ("mean", "leave-one-out")
+        return [a for a in attempts if uneven and self.takes(a) and (not alone or self._group(a) in uneven)]
 
     def _group(self, attempt: Attempt) -> tuple[object, ...]:
         return tuple(getattr(attempt.trace, name) for name in self.key)
@@ -216,15 +236,20 @@ class PolicyGradient:
         masked = self.truncated == "mask" and not attempt.trace.finished
         return attempt.trace.reward is not None and attempt.trace.length > 0 and not masked
 
-    def batches(self, model: LanguageModel, attempts: Sequence[Attempt], plan: Plan) -> tuple[Batch, ...]:
+    def batches(
+        self, model: LanguageModel, attempts: Sequence[Attempt], plan: Plan, total: int | None = None
+    ) -> tuple[Batch, ...]:
         """Attempts as batches, with what the loss needs of the reference.
 
         Args:
             model: the policy.
             attempts: each with an advantage.
             plan: its bound on tokens, and the reference.
+            total: attempts that a mean over attempts is over, those that teach nothing included; None takes these.
         """
-        rows = rows_of(attempts, model.packs, plan.tokens, self.iterations > 1, self.count)
+        share = 1.0 if total is None else total / max(len(attempts), 1)
+        counts = partial(self.count, share=share)
+        rows = rows_of(attempts, model.packs, plan.tokens, self.iterations > 1, counts)
         batches = [collate([rows[i] for i in group], model.packs) for group in split_by_tokens(rows, plan.tokens)]
         if not self.kl:
             return tuple(batches)

@@ -74,6 +74,10 @@ class SequenceClip:
     low: float = 3e-4
     high: float = 4e-4
 
+    def __post_init__(self) -> None:
+        """Refuse bounds without a meaning."""
+        Clip(self.low, self.high)
+
     def loss(self, logprobs: Tensor, old: Tensor, advantages: Tensor, attempts: Tensor) -> Tensor:
         """See `Surrogate`."""
         mean = means(logprobs - old, attempts)
@@ -89,6 +93,11 @@ class CISPO:
     """
 
     high: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Refuse a bound that turns the gradient."""
+        if self.high < 0:
+            raise ConfigError(f"{self}: high >= 0.")
 
     def loss(self, logprobs: Tensor, old: Tensor, advantages: Tensor, attempts: Tensor) -> Tensor:
         """See `Surrogate`."""

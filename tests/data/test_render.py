@@ -1,3 +1,5 @@
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,24 @@ def test_white_space_that_a_template_puts_after_a_turn_is_no_target_and_not_adde
     assert shown(tokenizer, render(tokenizer, example)) == (
         "<|user|>a?<|end|>\n<|assistant|>[b<|end|>]\n<|user|>c?<|end|>\n<|assistant|>[d<|end|>]"
     )
+
+
+def test_a_choice_is_remembered_as_long_as_its_tokenizer_is_the_same() -> None:
+    tokenizer, turns = toy_tokenizer(), (user("a?"),)
+    first = render_choice(tokenizer, turns, "b")
+    assert render_choice(tokenizer, turns, "b") is first
+    tokenizer.chat_template = tokenizer.chat_template.replace("'|>' +", "'|>x' +")
+    assert render_choice(tokenizer, turns, "b") != first
+    plain = templated("{% for m in messages %}{{ m.content + eos_token }}{% endfor %}")
+    before = render_choice(plain, turns, "b")
+    plain.eos_token = "<|pad|>"
+    assert render_choice(plain, turns, "b") != before
+    kept = weakref.ref(plain)
+    del plain
+    for _ in range(8):  # the marks of the last eight tokenizers are kept too
+        render_choice(toy_tokenizer(), turns, "b")
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_prompt_has_the_same_tokens_when_it_is_learned_from_and_when_it_is_answered(embedded: Path) -> None:

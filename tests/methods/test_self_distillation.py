@@ -85,7 +85,8 @@ def test_a_rewrite_longer_than_a_row_is_left_out() -> None:
 
 
 def test_documents_and_rows_without_an_answer_stay() -> None:
-    rows = [Example(text="a cat"), question("say a", "")]
+    turns = (Message("user", "say a"),), (Message("assistant", "a"),), (Message("system", "s"), Message("user", "b"))
+    rows = [Example(text="a cat"), question("say a", ""), *(Example(messages=m) for m in turns)]
     ctx, noted = context(rows)
     sdft = SDFT(limit=4, template=SHORT)
     assert sdft.data(sdft.begin(sdft.init(ctx.model), ctx), rows, ctx) is rows

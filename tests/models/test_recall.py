@@ -1,5 +1,7 @@
 """A model recalls old weights exactly, and nothing outside notices."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,10 +9,11 @@ from torch import Tensor
 from everlearn.data.packing import Row, collate
 from everlearn.errors import ModelError
 from everlearn.examples import Batch, Example
+from everlearn.models.engine import Engine
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.lora import wrap
 from everlearn.models.recall import recalled
-from everlearn.testing.toys import toy_model
+from everlearn.testing.toys import toy_model, toy_module, toy_stream, toy_tokenizer
 
 DOCUMENT = Example(text="the cat sat on the mat.")
 
@@ -74,3 +77,30 @@ def test_weights_of_another_shape_are_refused() -> None:
     for misfit in ({"nowhere": torch.ones(1)}, {"model.norm.weight": torch.ones(3)}):
         with pytest.raises(ModelError, match="do not fit toy as it is now"), recalled(model, misfit):
             pass
+
+
+@pytest.mark.parametrize("teacher_first", [True, False])
+def test_states_that_are_kept_are_nobody_elses(teacher_first: bool) -> None:
+    """Below the cut a version that moved there says what it says, and the model what it says, in whatever order."""
+    model = LanguageModel(toy_module(), toy_tokenizer(), "toy", Engine(activations=1.0).store())
+    model.module.requires_grad_(False)
+    for name, parameter in model.parameters().items():
+        parameter.requires_grad_("layers.1." in name)  # the cut is above the first layer
+    batch = collate([Row((model.encode(e),)) for e in toy_stream().experiences[0].train])
+    moved = {name: p.detach() + 0.05 for name, p in model.parameters().items() if "layers.0." in name}
+    with torch.no_grad():
+        own = model.token_logprobs(batch)
+        with recalled(model, moved):
+            other = model.token_logprobs(batch)
+    assert (own - other).abs().max() > 1e-3
+
+    def said(old: bool) -> Tensor:
+        with torch.no_grad(), recalled(model, moved) if old else nullcontext():
+            return model.token_logprobs(batch)
+
+    with model.keeping():
+        found = {old: said(old) for old in (teacher_first, not teacher_first)}
+    torch.testing.assert_close(found[True], other)
+    torch.testing.assert_close(found[False], own)
+    with model.keeping():
+        torch.testing.assert_close(said(False), own)

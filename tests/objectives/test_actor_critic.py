@@ -12,6 +12,7 @@ from everlearn.errors import ConfigError, ModelError
 from everlearn.examples import Plan
 from everlearn.learner import Learner, learn
 from everlearn.method import chain
+from everlearn.methods.adapters import LoRA
 from everlearn.methods.critic import Critic
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
@@ -135,6 +136,19 @@ def test_policy_and_critic_get_better() -> None:
 def test_without_a_critic_it_says_what_to_do() -> None:
     with pytest.raises(ModelError, match=r"put Critic\(\) into the method"):
         list(objective().steps(toy_model(), PROMPTS, PLAN))
+
+
+def test_a_critic_that_adapters_freeze_is_no_critic() -> None:
+    learner = Opening("toy", chain(Critic(hidden=4), LoRA(rank=2)), Recipe(batch_size=4, length=64))
+    model, experience = toy_model(), replace(toy_stream(8).experiences[0], objective=objective())
+    with pytest.raises(ModelError, match=r"put Critic\(\) last"):
+        learn(learner, model, learner.start(model), experience)
+
+
+@pytest.mark.parametrize("fields", [{"average": "sums"}, {"average": "constant"}, {"retries": 1}])
+def test_a_policy_that_the_critic_does_not_fit_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="a policy with a critic"):
+        objective(policy=replace(objective().policy, **fields))
 
 
 @pytest.mark.parametrize("fields", [{"discount": 1.1}, {"decay": -0.1}, {"strength": -1.0}, {"clip": 0.0}])

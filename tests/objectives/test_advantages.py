@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from everlearn.errors import DataError
 from everlearn.objectives.advantages import EPSILON, Baseline, Scale, advantages
 
 GROUP = ["a"] * 4
@@ -63,6 +64,16 @@ def test_a_group_of_one_has_no_advantage(baseline: Baseline) -> None:
 def test_a_constant_added_to_all_rewards_changes_nothing(baseline: Baseline, scale: Scale) -> None:
     moved = advantages([r + 4 for r in REWARDS], GROUP, baseline, scale)
     assert moved == pytest.approx(advantages(REWARDS, GROUP, baseline, scale))
+
+
+def test_nothing_is_divided_by_no_deviation() -> None:
+    assert advantages([1, 1, 0, 0], "aabb", "batch", "group") == [0.5, 0.5, -0.5, -0.5]
+    assert advantages([1, 1], "aa", "none", "group") == [1, 1]
+
+
+def test_a_negative_mean_would_turn_better_into_worse() -> None:
+    with pytest.raises(DataError, match="not negative"):
+        advantages([-1.0, 0.0], "aa", "mean", "mean")
 
 
 def test_what_could_not_be_scored_takes_part_in_no_mean() -> None:

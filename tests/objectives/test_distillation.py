@@ -11,7 +11,7 @@ from torch import Tensor
 
 from everlearn.config import dump, restore
 from everlearn.errors import ConfigError, DataError, Interrupted, ModelError
-from everlearn.examples import Batch, Example, Plan, Step, Teacher
+from everlearn.examples import Batch, Example, Message, Plan, Step, Teacher
 from everlearn.learner import Learner, learn
 from everlearn.method import chain
 from everlearn.metrics.text import ExactMatch
@@ -266,6 +266,8 @@ def test_stopped_work_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         ({"teacher": "aunt"}, "give base, start, ema"),
         ({"form": "sampled", "top": 3}, "has one token"),
         ({"form": "sampled", "direction": "forward"}, "has one token"),
+        ({"form": "exakt"}, "exact or sampled"),
+        ({"direction": "backward"}, "reverse or forward"),
         ({"group": 0}, "group and top"),
         ({"top": 0}, "group and top"),
         ({"shown": True, "template": "{question}"}, "has to hold"),
@@ -282,6 +284,9 @@ def test_rows_that_cannot_be_completed_are_named() -> None:
         next(iter(distil().steps(toy_model(), [document], PLAN)))
     with pytest.raises(DataError, match="toy has no answer to show"):
         next(iter(distil(shown=True).steps(toy_model(), [question("say a", "")], PLAN)))
+    asking = Example(messages=(Message("user", "say a"),), source="rows:3")
+    with pytest.raises(DataError, match="rows:3 has no answer to show"):
+        next(iter(distil(shown=True).steps(toy_model(), [asking], PLAN)))
     with pytest.raises(ModelError, match="its own steps' batches"):
         distil().loss(toy_model(), next(iter(NextToken().steps(toy_model(), PROMPTS, PLAN))).batches[0])
 

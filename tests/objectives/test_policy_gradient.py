@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -24,6 +24,7 @@ from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, row
 from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.objectives.rollouts import SingleTurn
 from everlearn.objectives.surrogates import Clip, Reinforce
+from everlearn.randomness import permutation, seed_of
 from everlearn.rewards.reward import Answer
 from everlearn.testing.toys import question, toy_folder, toy_model, toy_stream
 from everlearn.traces import Trace
@@ -88,14 +89,16 @@ def test_sampler_and_learner_agree_at_the_sampling_temperature() -> None:
 
 def test_tokens_are_those_that_were_drawn_and_never_encoded_anew() -> None:
     model, objective = toy_model(), policy()
-    step = first(objective, model)
-    drawn = {tuple(a.trace.tokens) for a in objective.attempt(model, PROMPTS[:6], 0)}
-    assert all(isinstance(tokens, tuple) for tokens in drawn)
-    batch = step.batches[0]
-    for row in range(len(batch.tokens)):
-        for segment in range(2, int(batch.segments[row].max()) + 1):
-            mine = (batch.segments[row] == segment) & batch.supervised[row]
-            assert 1 <= int(mine.sum()) <= 6
+    chosen = [PROMPTS[i] for i in permutation(len(PROMPTS), 3, "examples")][:2]
+    attempts = objective.attempt(model, chosen, seed_of(3, "rollout", 0))
+    drawn = [a.trace.tokens for a in attempts]
+    assert any(model.tokenizer(a.trace.text).input_ids != [*a.trace.tokens] for a in attempts), "ends are drawn too"
+    found: list[tuple[int, ...]] = []
+    for batch in first(objective, model).batches:
+        for row, segments in enumerate(batch.segments):
+            for segment in range(2, int(segments.max()) + 1):
+                found.append(tuple(batch.tokens[row][(segments == segment) & batch.supervised[row]].tolist()))
+    assert sorted(found) == sorted(drawn)
 
 
 def test_groups_share_their_prompt_and_lose_nothing_by_it() -> None:
@@ -204,8 +207,83 @@ def test_an_attempt_that_did_as_well_as_its_group_is_counted_among_it() -> None:
     for average in ("attempts", "tokens"):
         step = first(policy(reward=Steps(), group=3, average=average))
         assert sum(int(attempts_of(b).max()) + 1 for b in step.batches) == 6
-    raw = first(policy(reward=Steps(), group=3, baseline="none", average="attempts"))
-    assert raw.weight == 6  # a reward of 0 is one of the attempts that the mean is over
+
+
+@dataclass(frozen=True)
+class Lucky:
+    """1 for one attempt at one prompt, 0 for all others."""
+
+    prompt: str = "a"
+
+    def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
+        return [float(i == 0 and example.response == self.prompt) for i in range(len(replies))]
+
+
+def test_without_a_baseline_what_earned_nothing_is_in_the_mean() -> None:
+    plan = Plan(batch_size=4, tokens=4096)
+    for group in (4, 1):
+        step = first(
+            policy(reward=Lucky(), group=group, baseline="none", surrogate=Reinforce(), average="sums"), plan=plan
+        )
+        assert step.weight == 4 * group
+        assert sum(int(attempts_of(b).max()) + 1 for b in step.batches) == 4 * group
+
+
+@pytest.mark.parametrize("average", ["attempts", "sums", "constant"])
+def test_groups_that_teach_nothing_count_in_a_mean_over_attempts(average: str) -> None:
+    plan = Plan(batch_size=4, tokens=4096)
+    objective, model = policy(reward=Lucky(), group=4, average=average, surrogate=Reinforce()), toy_model()
+    step = first(objective, model, plan)
+    assert sum(int(attempts_of(b).max()) + 1 for b in step.batches) == 4  # of one group alone
+    assert step.weight == pytest.approx(16)
+    (batch,) = step.batches
+    alone = objective.loss(model, replace(batch, counts=torch.tensor([4.0])))
+    assert objective.loss(model, batch).item() == pytest.approx(alone.item() / 4, abs=1e-9)
+
+
+def test_prompts_that_are_drawn_again_are_compared_with_the_whole_step() -> None:
+    @dataclass(frozen=True)
+    class Apart:
+        """0, 1 at "b", 0, 10 at "c", nothing elsewhere."""
+
+        def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
+            return [{"b": 1.0, "c": 10.0}.get(example.response, 0.0) * i for i in range(len(replies))]
+
+    objective = policy(reward=Apart(), group=2, scale="batch", retries=6)
+    step = first(objective, plan=Plan(batch_size=2, tokens=4096))  # "a" and "b": another takes the place of "a"
+    found = {t["task"]: t["advantage"] for t in step.traces if t["advantage"] and t["advantage"] > 0}
+    assert found[PROMPTS[2].key] == pytest.approx(10 * found[PROMPTS[1].key])
+
+
+def test_the_prompt_has_to_be_in_the_key_where_attempts_at_a_task_differ_in_it() -> None:
+    @dataclass(frozen=True)
+    class Two:
+        """Half of the attempts are asked politely, and do better whatever they say."""
+
+        sampling: ClassVar[Sampling] = Sampling(limit=2)
+
+        def run(self, model: LanguageModel, examples: Sequence[Example], n: int, seed: int) -> list[list[Trace]]:
+            prompts = [(5, 9), (5, 9, 7)]
+            made = [Trace(prompts[i % 2], (11,), (True,), (0.0,), "ab"[i % 2], True, "t", attempt=i) for i in range(n)]
+            return [made for _ in examples]
+
+    @dataclass(frozen=True)
+    class Polite:
+        def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
+            return [float(r.text == "b") for r in replies]
+
+    model = toy_model()
+    for key, expected in ((("task",), [-0.5, 0.5] * 2), (("task", "prompt"), [0.0] * 4)):
+        found = policy(reward=Polite(), rollout=Two(), key=key).attempt(model, PROMPTS[:1], 0)
+        assert [a.advantage for a in found] == expected
+
+
+def test_empty_answers_and_single_ones_are_told_apart_from_wrong_ones() -> None:
+    trace = Trace((5,), (1,), (True,), (0.0,))
+    told = [("", 0.0, "a"), ("b", 0.0, "a"), ("b", 1.0, "b"), ("b", None, "b")]
+    attempts = [Attempt(PROMPTS[0], replace(trace, text=t, reward=r, task=k)) for t, r, k in told]
+    notes = noted(attempts)
+    assert (notes["empty"], notes["unscorable"], notes["single"], notes["even"]) == (0.25, 0.25, 0.5, 1.0)
 
 
 def test_truncated_attempts_are_treated_as_declared() -> None:
@@ -431,6 +509,12 @@ def test_documents_ask_for_nothing() -> None:
 def test_numbers_without_a_meaning_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="counts are 1 at least"):
         policy(**fields)
+
+
+@pytest.mark.parametrize("name", ["baseline", "scale", "average", "estimator", "reference", "truncated"])
+def test_a_choice_that_there_is_not_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}='mean of all': choose among"):
+        policy(**{name: "mean of all"})
 
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(top_p=0.9)])

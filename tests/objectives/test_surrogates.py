@@ -73,6 +73,13 @@ def test_means_are_by_attempt() -> None:
     assert means(numbers(1, 3, 5), torch.tensor([0, 0, 1])).tolist() == [2, 5]
 
 
+def test_bounds_that_turn_the_gradient_are_refused() -> None:
+    with pytest.raises(ConfigError, match="high >= 0"):
+        CISPO(high=-2.0)
+    with pytest.raises(ConfigError, match="high >= 0"):
+        SequenceClip(low=-1.0)
+
+
 @pytest.mark.parametrize("fields", [{"low": -0.1}, {"low": 1.5}, {"high": -1.0}, {"dual": 1.0}])
 def test_bounds_without_a_meaning_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="high >= 0"):

@@ -12,12 +12,10 @@ from everlearn.rewards.reward import (
     IfFinished,
     Part,
     Scored,
-    Tally,
     Weighted,
     notes_of,
     question,
     right_answer,
-    tally,
 )
 from everlearn.rewards.text import Exact, Format, Length
 from everlearn.rewards.votes import MajorityVote
@@ -79,26 +77,6 @@ def test_a_weight_may_be_a_penalty():
 def test_a_sum_of_nothing_is_refused():
     with pytest.raises(ConfigError, match="no parts"):
         Weighted(())
-
-
-def test_empty_is_not_wrong_in_what_is_counted():
-    group = [Answer("7"), Answer("8"), Answer(" \n"), Answer("7", finished=False)]
-    counted = tally(group, Exact().score(ASKED, group))
-    assert counted == Tally(completions=4, empty=1, cut=1, groups=1, total=2.0)
-    assert counted.mean == 0.5
-
-
-def test_groups_that_teach_nothing_are_counted():
-    nothing = tally(replies("", "?"), [None, None])
-    assert (nothing.unscorable, nothing.unscorable_groups, nothing.uniform_groups, nothing.mean) == (2, 1, 0, None)
-    assert tally(replies("7", "7", "?"), [1.0, 1.0, None]).uniform_groups == 1
-    alone = tally(replies("7", "?"), [1.0, None])
-    assert (alone.single_groups, alone.uniform_groups, alone.mean) == (1, 0, 1.0)
-
-
-def test_tallies_add_up_and_a_none_is_no_zero_in_the_mean():
-    both = tally(replies("7", "8"), [1.0, 0.0]) + tally(replies("7", "?"), [1.0, None])
-    assert (both.completions, both.groups, both.unscorable, both.mean) == (4, 2, 1, 2 / 3)
 
 
 def test_notes_come_through_what_wraps_a_reward():
