@@ -4,14 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 
-import torch
 from torch import Tensor
 
 from everlearn.errors import ConfigError
 from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.recall import recalled
-from everlearn.objectives.groups import Attempt, attempts_of, noted, with_value
+from everlearn.objectives.groups import Attempt, attempts_of, noted, with_reference, with_value
 from everlearn.objectives.on_policy import Lesson, passed
 from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.types import Model
@@ -128,10 +126,9 @@ class CPPO:
             return found
         # The same attempts lie in the same rows, so that their other weight can take the place of the advantage.
         kept = self.policy.batches(model, [replace(a, advantage=retain) for a, (_, retain) in pairs], plan)
-        with recalled(model, plan.references.get(START, {})), torch.no_grad():
-            said = [model.token_logprobs(b, temperature=self.policy.rollout.sampling.temperature) for b in found]
-        found = tuple(with_value(b, "reference", s) for b, s in zip(found, said, strict=True))
-        return tuple(with_value(b, "retained", k.at_targets("advantage")) for b, k in zip(found, kept, strict=True))
+        start, temperature = plan.references.get(START, {}), self.policy.rollout.sampling.temperature
+        said = with_reference(model, found, start, temperature)
+        return tuple(with_value(b, "retained", k.at_targets("advantage")) for b, k in zip(said, kept, strict=True))
 
 
 def _signs(values: Sequence[float], width: float) -> list[int]:

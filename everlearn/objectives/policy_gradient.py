@@ -20,16 +20,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from everlearn.data.packing import collate, split_by_tokens
 from everlearn.errors import ConfigError, ModelError
 from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.recall import recalled
 from everlearn.objectives.advantages import Baseline, Scale, advantages
-from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, reward_notes, rows_of, with_value
+from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, reward_notes, rows_of, with_reference
 from everlearn.objectives.on_policy import Lesson, passed, require_prompts
 from everlearn.objectives.rollouts import Rollout, SingleTurn
 from everlearn.objectives.surrogates import Clip, Surrogate, means
@@ -253,9 +251,8 @@ class PolicyGradient:
         batches = [collate([rows[i] for i in group], model.packs) for group in split_by_tokens(rows, plan.tokens)]
         if not self.kl:
             return tuple(batches)
-        with recalled(model, plan.references.get(self.reference, {})), torch.no_grad():
-            said = [model.token_logprobs(b, temperature=self.rollout.sampling.temperature) for b in batches]
-        return tuple(with_value(b, "reference", s) for b, s in zip(batches, said, strict=True))
+        version = plan.references.get(self.reference, {})
+        return tuple(with_reference(model, batches, version, self.rollout.sampling.temperature))
 
 
 def _value(batch: Batch, like: Tensor, name: str) -> Tensor:
