@@ -32,7 +32,7 @@ from everlearn.objectives.on_policy import Lesson, passed, require_prompts
 from everlearn.objectives.rollouts import Rollout, SingleTurn
 from everlearn.objectives.surrogates import Clip, Surrogate, means
 from everlearn.randomness import permutation, seed_of
-from everlearn.rewards.reward import Reward
+from everlearn.rewards.reward import Reward, require_reward
 from everlearn.types import Model
 
 Average = Literal["tokens", "attempts", "constant", "sums"]
@@ -101,7 +101,8 @@ class PolicyGradient:
     truncated: Truncated = "keep"
 
     def __post_init__(self) -> None:
-        """Refuse choices that there are not, and numbers without a meaning."""
+        """Refuse a metric as the reward, choices that there are not, and numbers without a meaning."""
+        require_reward(self.reward)
         for name, choices in (CHOICES | {"truncated": Truncated}).items():
             if getattr(self, name) not in get_args(choices):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: choose among {get_args(choices)}.")
