@@ -25,7 +25,7 @@ from everlearn.data.pairing import Pairing
 from everlearn.data.preferences import verdicts
 from everlearn.data.rejects import check_rejects
 from everlearn.data.sequences import with_origin
-from everlearn.drawn_pairs import Drawing, answers_of
+from everlearn.drawn_pairs import Drawing
 from everlearn.errors import ConfigError
 from everlearn.evaluate import Exam
 from everlearn.evaluate import rounds as sat
@@ -234,7 +234,8 @@ class _Work:
         if not file.exists():
             seed = seed_of(self.learner.seed, "held out")
             drawn = self.wheel.rollout.run(self.model, self.wheel.held_out, 1, seed)
-            write_json(file, [asdict(answer) for traces in drawn for answer in answers_of(traces[-1:])])
+            answers = [Answer(trace.text, trace.finished, trace.length) for (trace,) in drawn]
+            write_json(file, [asdict(answer) for answer in answers])
         return [Answer(**row) for row in read_json(file)]
 
     def _suite(self, version: str) -> dict[str, float]:
