@@ -1,6 +1,7 @@
 """The flywheel on the toy: rounds that help, one that harms and is taken back, and rounds that go on after a stop."""
 
 import json
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,14 +61,17 @@ class Counted:
 
 
 class StopsAt:
-    """Somebody who stops the work when a stage is reached."""
+    """Somebody who presses Ctrl-C, so many times, when a stage is half done, but for the first times that it is."""
 
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
+    def __init__(self, stage: str, times: int, first: int = 0) -> None:
+        self.stage, self.times, self.left = stage, times, first
 
     def update(self, stage: str, done: int, total: int, note: str = "") -> None:
-        if stage == self.stage and done > 0:
-            raise Interrupted(stage)
+        if stage != self.stage or 2 * done < total:
+            return
+        self.left -= 1
+        for _ in range(self.times if self.left < 0 else 0):
+            signal.raise_signal(signal.SIGINT)
 
 
 WHEEL = Flywheel(
@@ -141,12 +145,37 @@ def test_what_is_done_is_not_done_again(turned: tuple[Path, list[Event]]) -> Non
     assert said(flywheel(learner(folder), WHEEL, 3, folder / "out")) == said(events)
 
 
-@pytest.mark.parametrize("stage", ["learning round-2", "scoring texts"])
-def test_a_round_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path, stage: str) -> None:
-    straight = flywheel(learner(tmp_path), WHEEL, 2, tmp_path / "straight")
-    with pytest.raises(Interrupted):
-        flywheel(learner(tmp_path), WHEEL, 2, tmp_path / "stopped", StopsAt(stage))
-    assert said(flywheel(learner(tmp_path), WHEEL, 2, tmp_path / "stopped")) == said(straight)
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunFolder]:
+    """Two rounds that nobody stopped."""
+    folder = tmp_path_factory.mktemp("straight")
+    flywheel(learner(folder), WHEEL, 2, folder / "out")
+    return folder, RunFolder(folder / "out")
+
+
+def test_a_round_that_was_stopped_while_it_learned_goes_on_there_bit_for_bit(straight: tuple[Path, RunFolder]) -> None:
+    folder, whole = straight
+    run = RunFolder(folder / "stopped while it learned")
+    with pytest.raises(Interrupted, match="stopped in round-2 after"):
+        flywheel(learner(folder), WHEEL, 2, run.root, StopsAt("learning round-2", 1))
+    before, steps = run.metrics(), [(row["experience"], row["step"], row["loss"]) for row in whole.metrics()]
+    assert run.checkpoint.is_dir()
+    assert ("round-2", 2) <= (before[-1]["experience"], before[-1]["step"]) < steps[-1][:2]  # in the middle
+    assert said(flywheel(learner(folder), WHEEL, 2, run.root)) == said(whole.events())
+    assert run.metrics()[: len(before)] == before  # what was learned is not learned again
+    assert [(row["experience"], row["step"], row["loss"]) for row in run.metrics()] == steps
+    assert not run.checkpoint.exists()
+
+
+def test_a_round_that_was_stopped_at_once_while_it_was_judged_ends_as_if_it_had_not_been(
+    straight: tuple[Path, RunFolder],
+) -> None:
+    folder, whole = straight
+    out = folder / "stopped at once"
+    with pytest.raises(KeyboardInterrupt):
+        flywheel(learner(folder), WHEEL, 2, out, StopsAt("scoring texts", 2, first=2))
+    assert len(RunFolder(out).events()) == 2  # the start and the first round
+    assert said(flywheel(learner(folder), WHEEL, 2, out)) == said(whole.events())
 
 
 def test_where_no_answer_is_better_nothing_is_learned(tmp_path: Path) -> None:
