@@ -13,11 +13,11 @@ What is left out: several processes, and a reward that is learned. Pairs are kep
 
 import json
 import threading
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from everlearn.config import dump, show
 from everlearn.data.feedback import feedback_pairs, feedback_verdicts, read_feedback
@@ -101,7 +101,8 @@ def flywheel(
 ) -> list[Event]:
     """Turn the wheel until so many rounds are done; what was done in `out` before is not done again.
 
-    A later call may ask for more rounds, also with another reward or objective: a round's pairs stay as they were made.
+    A later call may ask for more rounds, also with another reward, judge, pairing, promotion or log: a round's pairs
+    stay as they were made. Another objective or rollout, or other prompts or exams, take another folder.
 
     Args:
         learner: how to learn.
@@ -114,7 +115,7 @@ def flywheel(
         What happened: the base version's commit, and for each round a commit or a reject, with scores and a reason.
 
     Raises:
-        ConfigError: if `out` belongs to another learner or other prompts, or if there are several processes.
+        ConfigError: if `out` belongs to another learner or wheel, or if there are several processes.
         DataError: if a log has too many bad rows, or no held-out answer can be scored.
         Interrupted: after Ctrl-C; the same call goes on.
         RegistryError: if another process works in `out`.
@@ -144,9 +145,7 @@ class _Work:
     def start(self) -> None:
         """Load the model, and go to where the work was left."""
         self.model = self.learner.open()
-        asked = {"learner": dump(self.learner), "prompts": _keys(self.wheel.prompts)}
-        asked |= {"held_out": _keys(self.wheel.held_out), "suite": [exam.name for exam in self.wheel.suite]}
-        self.folder.describe(asked, self.model.identity, describe_device(self.model))
+        self.folder.describe(self._asked(), self.model.identity, describe_device(self.model))
         self.state = self.learner.start(self.model)
         self.base = self.version = self._keep(None)
         self._answers(self.base)
@@ -158,6 +157,18 @@ class _Work:
         if self.version != self.base:
             self.state = self.folder.versions.get(self.version)
             self.learner.restore(self.model, self.state)
+
+    def _asked(self) -> dict[str, Any]:
+        """What may not change from round to round, since something that was kept depends on it."""
+        wheel = self.wheel
+        return {
+            "learner": dump(self.learner),
+            "objective": dump(wheel.objective),
+            "rollout": dump(wheel.rollout),
+            "prompts": [example.key for example in wheel.prompts],
+            "held_out": [example.key for example in wheel.held_out],
+            "suite": {exam.name: exam.key("") for exam in wheel.suite},
+        }
 
     def turn(self, name: str) -> None:
         """One round."""
@@ -248,7 +259,3 @@ class _Work:
     def _keep(self, parent: str | None) -> str:
         about = {"model": self.learner.model, "identity": self.model.identity, "method": show(self.learner.method)}
         return self.folder.versions.put(self.state, parent, about)
-
-
-def _keys(examples: Sequence[Example]) -> list[str]:
-    return [example.key for example in examples]

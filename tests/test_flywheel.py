@@ -213,16 +213,29 @@ def test_pairs_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> Non
     assert about["too_long"] > 0
 
 
-def test_other_prompts_need_another_folder_and_held_out_ones_are_not_learned_from(tmp_path: Path) -> None:
+def test_held_out_prompts_are_not_learned_from_and_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ConfigError, match="is among the prompts too"):
         replace(WHEEL, held_out=WHEEL.prompts[:1])
     with pytest.raises(ConfigError, match="there are none"):
         replace(WHEEL, held_out=())
     with pytest.raises(ConfigError, match="needs two answers"):
         replace(WHEEL, group=1)
-    flywheel(learner(tmp_path), replace(WHEEL, reward=Same()), 1, tmp_path / "out")
-    with pytest.raises(ConfigError, match="another prompts"):
-        flywheel(learner(tmp_path), replace(WHEEL, prompts=WHEEL.prompts[1:]), 1, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prompts", WHEEL.prompts[1:]),
+        ("held_out", WHEEL.held_out[1:]),
+        ("objective", Preference(KTO())),
+        ("rollout", SingleTurn(Sampling(limit=9))),
+        ("suite", (Exam("cats", (question("a cat", "ran"),), TokenLikelihood()),)),
+    ],
+)
+def test_another_wheel_needs_another_folder(turned: tuple[Path, list[Event]], name: str, value: Any) -> None:
+    folder, _ = turned
+    with pytest.raises(ConfigError, match=f"another {name}"):
+        flywheel(learner(folder), replace(WHEEL, **{name: value}), 4, folder / "out")
 
 
 def test_a_version_that_forgets_is_taken_back_whatever_it_wins(tmp_path: Path) -> None:
