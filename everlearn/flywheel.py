@@ -13,26 +13,26 @@ What is left out: several processes, and a reward that is learned. Pairs are kep
 
 import json
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from everlearn.config import dump, show
-from everlearn.data.feedback import feedback_pairs, feedback_verdicts, read_feedback
+from everlearn.data.feedback import feedback_pairs, feedback_verdicts, read_feedback, require_clip
 from everlearn.data.pairing import Pairing
-from everlearn.data.preferences import verdicts
-from everlearn.data.rejects import check_rejects
+from everlearn.data.rejects import check_rejects, write_rejects
 from everlearn.data.sequences import with_origin
 from everlearn.drawn_pairs import Drawing
 from everlearn.errors import ConfigError
 from everlearn.evaluate import Exam
 from everlearn.evaluate import rounds as sat
-from everlearn.examples import Example
+from everlearn.examples import Example, Message
 from everlearn.files import lock, read_json, read_jsonl, write_atomic, write_json
 from everlearn.learner import Learner, learn
 from everlearn.metrics.likelihood import Choice
+from everlearn.models.answers import longest
 from everlearn.models.parallel import launched
 from everlearn.objectives.preference import Preference
 from everlearn.objectives.rollouts import SingleTurn
@@ -40,7 +40,7 @@ from everlearn.randomness import seed_of
 from everlearn.registry.gates import Verdict
 from everlearn.registry.ledger import HEADS, Event
 from everlearn.registry.promotion import Promotion
-from everlearn.rewards.reward import Answer, Reward
+from everlearn.rewards.reward import Answer, Reward, require_reward
 from everlearn.rewards.win_rate import WinRate, win_rate
 from everlearn.run_folder import RunFolder, describe_device
 from everlearn.stopping import stoppable
@@ -68,8 +68,9 @@ class Flywheel:
         pairing: which pairs are made of them.
         promotion: which versions are kept.
         suite: exams that have to be held; their names differ.
-        feedback: a log of what people said, whose new events join each round's pairs; see `everlearn.data.feedback`.
-        clip: most that an event of it counts for.
+        feedback: a log of what people said, whose new lines join each round's pairs; see `everlearn.data.feedback`.
+            What it says of held-out prompts is left out. A log of another name is read from its beginning.
+        clip: most that an event of it counts for, 1 at least.
     """
 
     prompts: tuple[Example, ...]
@@ -86,9 +87,12 @@ class Flywheel:
     clip: float = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse to compare versions on nothing, or on what they learn from."""
-        asked = {example.prompt for example in self.prompts}
-        both = [example.source or example.key for example in self.held_out if example.prompt in asked]
+        """Refuse metrics as rewards, and to compare versions on nothing, or on what they learn from."""
+        require_reward(self.reward)
+        require_reward(self.judge, "judge")
+        require_clip(self.clip)
+        asked = {_stripped(example.prompt) for example in self.prompts}
+        both = [example.source or example.key for example in self.held_out if _stripped(example.prompt) in asked]
         if both or not self.held_out:
             what = f"{both[0]} is among the prompts too" if both else "there are none"
             raise ConfigError(f"held_out: {what}; versions are compared on prompts that are never learned from.")
@@ -116,7 +120,8 @@ def flywheel(
 
     Raises:
         ConfigError: if `out` belongs to another learner or wheel, or if there are several processes.
-        DataError: if a log has too many bad rows, or no held-out answer can be scored.
+        DataError: if too many of a log's new rows are bad, which are set aside in rejected.jsonl; if it has fewer lines
+            than were read; or if no held-out answer can be scored.
         Interrupted: after Ctrl-C; the same call goes on.
         RegistryError: if another process works in `out`.
     """
@@ -194,37 +199,39 @@ class _Work:
         """The round's pairs, made once and read afterwards."""
         file = self.folder.root / "rounds" / f"{name}.jsonl"
         if not file.exists():
+            said, log = self._said()
             self.progress.update(f"drawing answers for {name}", 0, len(self.wheel.prompts))
             wheel, seed = self.wheel, seed_of(self.learner.seed, "flywheel", name)
             drawing = Drawing(wheel.reward, wheel.rollout, wheel.group, wheel.pairing)
             drawn = drawing.draw(self.model, wheel.prompts, seed)
-            said, until = self._said()
             for trace in drawn.traces:
                 self.folder.trace({"experience": name, "version": self.version, **trace.row()})
             made = [*drawn.pairs, *said]
-            pairs = [pair for pair in made if self._fits(pair)]
-            about = {"version": self.version, "reward": dump(wheel.reward), "until": until, "said": len(said)}
+            pairs = [pair for pair in made if longest(self.model, pair) <= self.learner.recipe.length]
+            about = {"version": self.version, "reward": dump(wheel.reward), "said": len(said), **log}
             write_json(file.with_suffix(".json"), {**about, **drawn.counts, "too_long": len(made) - len(pairs)})
             placed = (replace(pair, source=f"{file.name}:{line}") for line, pair in enumerate(pairs, start=1))
             rows = (pair.row() for pair in with_origin(list(placed), name))
             write_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return tuple(Example.from_row(row) for _, row in read_jsonl(file))
 
-    def _fits(self, pair: Example) -> bool:
-        """Whether it is short enough to be learned from."""
-        parts = [self.model.encode_choice(pair.prompt, answer) for answer, _ in verdicts(pair)]
-        return max(len(prompt) + len(answer) for prompt, answer in parts) <= self.learner.recipe.length
-
-    def _said(self) -> tuple[list[Example], str]:
-        """Preferences from what people said since the round before, and the time of the last of it."""
-        if self.wheel.feedback is None:
-            return [], ""
+    def _said(self) -> tuple[list[Example], dict[str, Any]]:
+        """Preferences from what people said since the round before, and what was read of the log."""
+        wheel, path = self.wheel, str(self.wheel.feedback)
+        if wheel.feedback is None:
+            return [], {}
         whole = (self.folder.root / "rounds").glob("*.jsonl")
-        until = max((str(read_json(file.with_suffix(".json"))["until"]) for file in whole), default="")
-        events, rejects = read_feedback(self.wheel.feedback, datetime.fromisoformat(until) if until else None)
-        check_rejects(rejects, len(rejects) + len(events))
-        made = feedback_pairs if self.wheel.objective.criterion.paired else feedback_verdicts
-        return made(events, self.wheel.clip), events[-1].time.astimezone(UTC).isoformat() if events else until
+        before = [about["log"] for file in whole if "log" in (about := read_json(file.with_suffix(".json")))]
+        log = read_feedback(wheel.feedback, max((own["lines"] for own in before if own["path"] == path), default=0))
+        # A round that was stopped before it was whole may have set rows aside; they are read again.
+        aside = self.folder.rejects()[: sum(own["rejected"] for own in before)]
+        write_rejects(self.folder.root / "rejected.jsonl", [*aside, *log.rejects])
+        check_rejects(log.rejects, len(log.rejects) + len(log.events))
+        held = {_stripped(example.prompt) for example in wheel.held_out}
+        events = [event for event in log.events if _stripped(event.prompt) not in held]
+        about = {"path": path, "lines": log.lines, "rejected": len(log.rejects), "events": len(log.events)}
+        made = feedback_pairs if wheel.objective.criterion.paired else feedback_verdicts
+        return made(events, wheel.clip), {"log": about | {"held_out": len(log.events) - len(events)}}
 
     def _judged(self, version: str) -> tuple[Verdict, dict[str, float]]:
         """Whether a candidate is kept, and its scores."""
@@ -259,3 +266,8 @@ class _Work:
     def _keep(self, parent: str | None) -> str:
         about = {"model": self.learner.model, "identity": self.model.identity, "method": show(self.learner.method)}
         return self.folder.versions.put(self.state, parent, about)
+
+
+def _stripped(prompt: Sequence[Message]) -> tuple[Message, ...]:
+    """A prompt without the blanks around its turns, which make no other prompt of it."""
+    return tuple(Message(turn.role, turn.content.strip()) for turn in prompt)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from everlearn.data.pairing import Pairing
-from everlearn.errors import ConfigError, Interrupted
+from everlearn.errors import ConfigError, DataError, Interrupted
 from everlearn.evaluate import Exam
 from everlearn.examples import Example
 from everlearn.flywheel import WON, WON_START, Flywheel, flywheel
@@ -184,25 +184,56 @@ def test_where_no_answer_is_better_nothing_is_learned(tmp_path: Path) -> None:
     assert rejected.reason.startswith("Nothing was learned")
 
 
+def event(minute: int, answer: str, signal: str, prompt: str = "say q") -> str:
+    time = f"2026-01-31T12:{minute:02}:00+00:00"
+    row = {"time": time, "prompt": prompt, "answer": answer, "signal": signal, "propensity": 0.5}
+    return json.dumps(row) + "\n"
+
+
 @pytest.mark.parametrize("criterion", [DPO(), KTO()], ids=["pairs", "verdicts"])
 def test_what_people_said_joins_the_round_that_it_came_before(tmp_path: Path, criterion: Any) -> None:
     log = tmp_path / "log.jsonl"
-
-    def event(minute: int, answer: str, signal: str) -> str:
-        time = f"2026-01-31T12:{minute:02}:00+00:00"
-        row = {"time": time, "prompt": "say q", "answer": answer, "signal": signal, "propensity": 0.5}
-        return json.dumps(row) + "\n"
-
     log.write_text(event(1, "aei", "up") + event(2, "xyz", "down"))
     wheel = replace(WHEEL, reward=Same(), judge=Vowels(), feedback=log, objective=Preference(criterion))
     flywheel(learner(tmp_path), wheel, 1, tmp_path / "out")
-    log.write_text(log.read_text() + event(3, "uu", "up") + event(4, "zz", "down"))
+    log.write_text(log.read_text() + event(0, "uu", "up") + event(3, "zz", "down"))  # one that came late
     flywheel(learner(tmp_path), wheel, 2, tmp_path / "out")
     rounds = [(tmp_path / "out" / "rounds" / f"round-{i}.jsonl").read_text().splitlines() for i in (1, 2)]
     first, second = ([json.loads(row)["messages"][-1]["content"] for row in rows] for rows in rounds)
     assert (first, second) == ((["aei"], ["uu"]) if criterion.paired else (["aei", "xyz"], ["uu", "zz"]))
     weights = {json.loads(row)["metadata"]["weight"] for rows in rounds for row in rows}
     assert weights == ({4.0} if criterion.paired else {2.0})
+
+
+def test_bad_rows_of_a_log_are_counted_among_the_new_ones_and_set_aside(tmp_path: Path) -> None:
+    log, run = tmp_path / "log.jsonl", RunFolder(tmp_path / "out")
+    wheel = replace(WHEEL, reward=Same(), judge=Vowels(), feedback=log)
+    log.write_text("".join(event(i, "x" * i, "up") for i in range(1, 20)) + "broken\n")  # 1 of 20
+    flywheel(learner(tmp_path), wheel, 1, run.root)
+    assert [reject.source for reject in run.rejects()] == [f"{log}:20"]
+    whole = log.read_text()
+    log.write_text(whole + "{}\n" + event(21, "a", "up"))
+    with pytest.raises(DataError, match=f"1 of 2 rows are bad.*{log}:21"):
+        flywheel(learner(tmp_path), wheel, 2, run.root)
+    assert [reject.source for reject in run.rejects()] == [f"{log}:20", f"{log}:21"]
+    log.write_text(whole + event(20, "xyz", "down") + event(21, "a", "up"))
+    assert flywheel(learner(tmp_path), wheel, 2, run.root)[-1].experience == "round-2"
+    assert [reject.source for reject in run.rejects()] == [f"{log}:20"]
+    abouts = [json.loads((run.root / "rounds" / f"round-{i}.json").read_text())["log"] for i in (1, 2)]
+    kept = [{k: about[k] for k in ("lines", "rejected", "events", "held_out")} for about in abouts]
+    assert kept[0] == {"lines": 20, "rejected": 1, "events": 19, "held_out": 0}
+    assert kept[1] == {"lines": 22, "rejected": 0, "events": 2, "held_out": 0}
+
+
+def test_what_people_said_of_held_out_prompts_is_left_out_and_counted(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    heard = [event(1, "aei", "up", "tell a"), event(2, "xyz", "down", " tell a\n")]
+    log.write_text("".join(heard) + event(3, "aei", "up") + event(4, "xyz", "down"))
+    flywheel(learner(tmp_path), replace(WHEEL, reward=Same(), judge=Vowels(), feedback=log), 1, tmp_path / "out")
+    file = tmp_path / "out" / "rounds" / "round-1.jsonl"
+    assert [json.loads(row)["messages"][0]["content"] for row in file.read_text().splitlines()] == ["say q"]
+    about = json.loads(file.with_suffix(".json").read_text())
+    assert (about["log"]["held_out"], about["log"]["events"], about["said"]) == (2, 4, 1)
 
 
 def test_pairs_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -220,6 +251,10 @@ def test_held_out_prompts_are_not_learned_from_and_what_makes_no_sense_is_refuse
         replace(WHEEL, held_out=())
     with pytest.raises(ConfigError, match="needs two answers"):
         replace(WHEEL, group=1)
+    with pytest.raises(ConfigError, match=r"clip is 0\.5"):
+        replace(WHEEL, clip=0.5)
+    with pytest.raises(ConfigError, match=r"judge=TokenLikelihood\(.*no reward"):
+        replace(WHEEL, judge=TokenLikelihood())
 
 
 @pytest.mark.parametrize(

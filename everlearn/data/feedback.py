@@ -52,25 +52,49 @@ class Feedback:
     source: str = ""
 
 
-def read_feedback(path: str | Path, after: datetime | None = None) -> tuple[tuple[Feedback, ...], tuple[Reject, ...]]:
-    """The events of a log in the order of their times, and the rows that are none.
+@dataclass(frozen=True)
+class Log:
+    """What is new in a log.
 
     Args:
-        path: a JSONL file.
-        after: leave out what happened then or before.
+        events: in the order of their times.
+        rejects: the rows that are none.
+        lines: that the log has, those that had been read before included.
+    """
+
+    events: tuple[Feedback, ...]
+    rejects: tuple[Reject, ...]
+    lines: int
+
+
+def read_feedback(path: str | Path, read: int = 0) -> Log:
+    """What a log says behind the lines that were read before, whatever its time.
+
+    A last line that is broken and has no end yet is still being written: it is left for the next time.
+
+    Args:
+        path: a JSONL file, which is only ever added to.
+        read: lines to pass over, as `Log.lines` counted them.
 
     Raises:
-        DataError: if there is no such file.
+        DataError: if there is no such file, or it has fewer lines than were read.
     """
-    found: list[Feedback] = []
-    rejects: list[Reject] = []
-    for raw in jsonl_rows(Path(path)):
+    path, found, rejects, lines = Path(path), list[Feedback](), list[Reject](), 0
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such log; check the name, or make an empty file to begin with.")
+    for raw in jsonl_rows(path):
+        if raw.reason and _is_open(path, raw):
+            break
+        lines = int(raw.source.rpartition(":")[2])
+        if lines <= read:
+            continue
         try:
             found.append(_event(raw))
         except DataError as error:
             rejects.append(Reject(raw.source, str(error), raw.text))
-    events = sorted((e for e in found if after is None or e.time > after), key=lambda event: event.time)
-    return tuple(events), tuple(rejects)
+    if lines < read:
+        raise DataError(f"{path} has {lines} lines, and {read} were read before; add to it, or give a log of new name.")
+    return Log(tuple(sorted(found, key=lambda event: event.time)), tuple(rejects), lines)
 
 
 def feedback_pairs(events: Sequence[Feedback], clip: float = 10.0, per_prompt: int = 2) -> list[Example]:
@@ -87,7 +111,7 @@ def feedback_pairs(events: Sequence[Feedback], clip: float = 10.0, per_prompt: i
     Raises:
         ConfigError: if the clip is below 1.
     """
-    _require_clip(clip)
+    require_clip(clip)
     pairs = [pair(e.prompt, e.edit, e.answer, {"weight": _weight(clip, e)}) for e in events if _edited(e)]
     for verdicts in _last(events).values():
         good, bad = ([e for e in reversed(verdicts) if e.good is said] for said in (True, False))
@@ -108,7 +132,7 @@ def feedback_verdicts(events: Sequence[Feedback], clip: float = 10.0) -> list[Ex
     Raises:
         ConfigError: if the clip is below 1.
     """
-    _require_clip(clip)
+    require_clip(clip)
     said: dict[tuple[tuple[Message, ...], str], Example] = {}
     for event in (e for e in events if e.good is not None or _edited(e)):
         for text, good in [(event.answer, bool(event.good)), *([(event.edit, True)] if event.edit else [])]:
@@ -139,9 +163,21 @@ def _weight(clip: float, *events: Feedback) -> float:
     return min(clip, 1 / chance)
 
 
-def _require_clip(clip: float) -> None:
+def require_clip(clip: float) -> None:
+    """Refuse a clip below which no event counts for one.
+
+    Raises:
+        ConfigError: if the clip is below 1, or infinite.
+    """
     if not 1 <= clip < float("inf"):
         raise ConfigError(f"clip is {clip}; give a number of 1 or more, where 1 weighs all alike.")
+
+
+def _is_open(path: Path, raw: Raw) -> bool:
+    """Whether a row's line, as it was read, had no end."""
+    with path.open("rb") as file:
+        file.seek(raw.stop - 1)
+        return file.read(1) != b"\n"
 
 
 def _event(raw: Raw) -> Feedback:
