@@ -22,7 +22,7 @@ from typing import Any
 from everlearn.config import dump, show
 from everlearn.data.feedback import feedback_pairs, feedback_verdicts, read_feedback, require_clip
 from everlearn.data.pairing import Pairing
-from everlearn.data.rejects import check_rejects, write_rejects
+from everlearn.data.rejects import BAD_ROWS, check_rejects, write_rejects
 from everlearn.data.sequences import with_origin
 from everlearn.drawn_pairs import Drawing
 from everlearn.errors import ConfigError
@@ -71,6 +71,7 @@ class Flywheel:
         feedback: a log of what people said, whose new lines join each round's pairs; see `everlearn.data.feedback`.
             What it says of held-out prompts is left out. A log of another name is read from its beginning.
         clip: most that an event of it counts for, 1 at least.
+        bad_rows: largest fraction of its new rows that may be bad.
     """
 
     prompts: tuple[Example, ...]
@@ -85,6 +86,7 @@ class Flywheel:
     suite: tuple[Exam, ...] = ()
     feedback: Path | None = None
     clip: float = 10.0
+    bad_rows: float = BAD_ROWS
 
     def __post_init__(self) -> None:
         """Refuse metrics as rewards, and to compare versions on nothing, or on what they learn from."""
@@ -226,7 +228,7 @@ class _Work:
         # A round that was stopped before it was whole may have set rows aside; they are read again.
         aside = self.folder.rejects()[: sum(own["rejected"] for own in before)]
         write_rejects(self.folder.root / "rejected.jsonl", [*aside, *log.rejects])
-        check_rejects(log.rejects, len(log.rejects) + len(log.events))
+        check_rejects(log.rejects, len(log.rejects) + len(log.events), wheel.bad_rows)
         held = {_stripped(example.prompt) for example in wheel.held_out}
         events = [event for event in log.events if _stripped(event.prompt) not in held]
         about = {"path": path, "lines": log.lines, "rejected": len(log.rejects), "events": len(log.events)}

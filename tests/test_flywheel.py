@@ -216,6 +216,7 @@ def test_bad_rows_of_a_log_are_counted_among_the_new_ones_and_set_aside(tmp_path
     with pytest.raises(DataError, match=f"1 of 2 rows are bad.*{log}:21"):
         flywheel(learner(tmp_path), wheel, 2, run.root)
     assert [reject.source for reject in run.rejects()] == [f"{log}:20", f"{log}:21"]
+    flywheel(learner(tmp_path), replace(wheel, bad_rows=0.5), 1, tmp_path / "tolerant")
     log.write_text(whole + event(20, "xyz", "down") + event(21, "a", "up"))
     assert flywheel(learner(tmp_path), wheel, 2, run.root)[-1].experience == "round-2"
     assert [reject.source for reject in run.rejects()] == [f"{log}:20"]
