@@ -104,6 +104,7 @@ if TYPE_CHECKING:
     from everlearn.rewards.votes import MajorityVote, SameText, Vote
     from everlearn.selecting.choosing import Selection
     from everlearn.selecting.criteria import DocumentReader, Importance, Learnability, Novelty, Similarity, WordEntropy
+    from everlearn.selecting.probe import AnnealingProbe
     from everlearn.selecting.quality import Quality
     from everlearn.serve.exchange import Server
     from everlearn.serve.samplers import SGLangSampler, VLLMSampler
@@ -196,6 +197,7 @@ _HOMES = {
     "everlearn.rewards.votes": "MajorityVote SameText Vote",
     "everlearn.selecting.choosing": "Selection",
     "everlearn.selecting.criteria": "DocumentReader Importance Learnability Novelty Similarity WordEntropy",
+    "everlearn.selecting.probe": "AnnealingProbe",
     "everlearn.selecting.quality": "Quality",
     "everlearn.serve.exchange": "Server",
     "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
@@ -243,6 +245,7 @@ __all__ = [
     "ActorCritic",
     "AdamW",
     "AllOf",
+    "AnnealingProbe",
     "Answer",
     "Answered",
     "BlockExpansion",
