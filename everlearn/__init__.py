@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from everlearn.methods.shared import SLAO, RoutingCLoRA
     from everlearn.methods.soft_masks import SoftMask
     from everlearn.methods.sparse_vectors import DARE, DELLA, TIES, Breadcrumbs
+    from everlearn.methods.stability import StabilityGap
     from everlearn.methods.subspaces import GPM, OGD, OSF
     from everlearn.methods.task_vectors import OPCM, SLERP, MagMax, TaskArithmetic
     from everlearn.methods.tree_lora import TreeLoRA
@@ -162,6 +163,7 @@ _HOMES = {
     "everlearn.methods.shared": "RoutingCLoRA SLAO",
     "everlearn.methods.soft_masks": "SoftMask",
     "everlearn.methods.sparse_vectors": "Breadcrumbs DARE DELLA TIES",
+    "everlearn.methods.stability": "StabilityGap",
     "everlearn.methods.subspaces": "GPM OGD OSF",
     "everlearn.methods.task_vectors": "MagMax OPCM SLERP TaskArithmetic",
     "everlearn.methods.tree_lora": "TreeLoRA",
@@ -363,6 +365,7 @@ __all__ = [
     "Soup",
     "SpacedReplay",
     "SparseMovement",
+    "StabilityGap",
     "State",
     "Stream",
     "Tagged",
