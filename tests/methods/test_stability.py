@@ -23,7 +23,9 @@ RECIPE = Recipe(AdamW(learning_rate=1e-2), batch_size=3)
 def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three experiences that is looked at every two steps."""
     folder = tmp_path_factory.mktemp("gap")
-    learner = Learner(str(toy_folder(folder / "toy")), StabilityGap(every=2, items=3), RECIPE, device="cpu")
+    learner = Learner(
+        str(toy_folder(folder / "toy")), StabilityGap(every=2, items=3), RECIPE, dtype="float32", device="cpu"
+    )
     run(learner, toy_stream(), folder / "run", Settings(suite=()))
     return folder
 
@@ -43,7 +45,7 @@ def test_losses_are_noted_at_the_beginning_every_few_steps_and_at_the_end(folder
 
 def test_the_numbers_are_the_model_s_own(folder: Path) -> None:
     done, stream = Run(folder / "run"), toy_stream()
-    learner = Learner(str(folder / "toy"), StabilityGap(), device="cpu")
+    learner = Learner(str(folder / "toy"), StabilityGap(), dtype="float32", device="cpu")
     last = [event.version for event in done.events if event.version][-1]
     model = learner.restore(learner.open(), done.files.versions.get(last))
     losses = []
@@ -63,7 +65,7 @@ def test_the_numbers_are_the_model_s_own(folder: Path) -> None:
 def test_nothing_that_is_learned_is_changed(folder: Path) -> None:
     states = []
     for method in (chain(), StabilityGap(every=1, items=2)):
-        learner = Learner(str(folder / "toy"), method, RECIPE, device="cpu")
+        learner = Learner(str(folder / "toy"), method, RECIPE, dtype="float32", device="cpu")
         model = learner.open()
         state = learner.start(model)
         for experience in list(toy_stream())[:2]:
