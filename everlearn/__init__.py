@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from everlearn.objectives.policy_gradient import PolicyGradient
     from everlearn.objectives.preference import Preference
     from everlearn.objectives.rollouts import SingleTurn
+    from everlearn.objectives.selective import Selective
     from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip
     from everlearn.references import in_context, joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
@@ -169,14 +170,15 @@ _HOMES = {
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
-    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.actor_critic": "ActorCritic",
     "everlearn.objectives.continual_policy": "CPPO",
     "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
+    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
     "everlearn.objectives.preference": "Preference",
     "everlearn.objectives.rollouts": "SingleTurn",
+    "everlearn.objectives.selective": "Selective",
     "everlearn.objectives.surrogates": "CISPO Clip Reinforce SequenceClip",
     "everlearn.references": "in_context joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
@@ -336,6 +338,7 @@ __all__ = [
     "Schedule",
     "Scored",
     "Scoring",
+    "Selective",
     "SelfRegularizedCLoRA",
     "SequenceClip",
     "Server",
