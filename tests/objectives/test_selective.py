@@ -12,6 +12,7 @@ from torch import Tensor
 
 from everlearn.config import dump as plain
 from everlearn.config import parse, restore, show
+from everlearn.data.shares import halves
 from everlearn.errors import ConfigError, Interrupted, ModelError
 from everlearn.examples import Batch, Encoded, Example, Plan, Step
 from everlearn.learner import Learner, learn
@@ -104,19 +105,9 @@ def test_a_part_of_a_step_has_its_part_of_the_mean() -> None:
     batch, logprobs = six({"chosen": [[0, 3, 0, 0], [0, 0, 3, 0]]}), -torch.tensor([[0.0, 3, 1, 2], [0, 5, 4, 1]])
     objective = Selective("any", share=1 / 3)
     assert float(objective.loss(Spoken(logprobs), batch)) == 3.5
-    rows = [replace(batch, supervised=batch.supervised & (torch.arange(2) == row)[:, None]) for row in (0, 1)]
     none = replace(batch, supervised=batch.supervised & (torch.arange(4) == 3), values={"chosen": torch.zeros(2, 4)})
     alone = [Spoken(logprobs[row : row + 1]) for row in (0, 1)]
-    cut = [
-        replace(
-            b,
-            tokens=b.tokens[i : i + 1],
-            supervised=b.supervised[i : i + 1],
-            values={"chosen": b.values["chosen"][i : i + 1]},
-        )
-        for i, b in enumerate(rows)
-    ]
-    assert [float(objective.loss(m, b)) for m, b in zip(alone, cut, strict=True)] == [3.0, 4.0]
+    assert [float(objective.loss(m, b)) for m, b in zip(alone, halves(batch), strict=True)] == [3.0, 4.0]
     assert float(objective.loss(Spoken(logprobs), none)) == 0.0
 
 
