@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from everlearn.objectives.policy_gradient import PolicyGradient
     from everlearn.objectives.preference import Preference
     from everlearn.objectives.rollouts import SingleTurn
+    from everlearn.objectives.selective import Selective
     from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip
     from everlearn.references import in_context, joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
@@ -183,6 +184,7 @@ _HOMES = {
     "everlearn.objectives.policy_gradient": "PolicyGradient",
     "everlearn.objectives.preference": "Preference",
     "everlearn.objectives.rollouts": "SingleTurn",
+    "everlearn.objectives.selective": "Selective",
     "everlearn.objectives.surrogates": "CISPO Clip Reinforce SequenceClip",
     "everlearn.references": "in_context joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
@@ -353,6 +355,7 @@ __all__ = [
     "Scored",
     "Scoring",
     "Selection",
+    "Selective",
     "SelfRegularizedCLoRA",
     "SequenceClip",
     "Server",

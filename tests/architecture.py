@@ -33,10 +33,10 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     fold references merge_folders flywheel adaptation
     wording figures run_view verdict
     grid
-    report dashboard serve integrations testing terminal progress asking
+    report token_report dashboard serve integrations testing terminal progress asking
     demo demo_stream
     options console
-    compare_command merge_command select_command
+    compare_command merge_command select_command tokens_command
     cli
     """.strip().splitlines()
 )
@@ -49,6 +49,7 @@ MORE_ARGUMENTS = {
     "everlearn.compare_command",  # as above
     "everlearn.merge_command",  # as above
     "everlearn.select_command",  # as above
+    "everlearn.tokens_command",  # as above
     "everlearn.models.adapted.forward",  # autograd sees the tensors that it is given one by one
     "everlearn.models.attention.attend",  # transformers' own signature
     "everlearn.models.slots.attend",  # transformers calls it by these names; an unknown one has to fail
@@ -63,6 +64,7 @@ LATE_IMPORTS = {  # so that --help answers without loading torch
     "everlearn.compare_command",
     "everlearn.merge_command",
     "everlearn.select_command",
+    "everlearn.tokens_command",
 }
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager", "misc"}
 FORBIDDEN_CALLS = {"hasattr", "eval", "exec", "__import__"}  # what a name means is known without running it
