@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 from everlearn.errors import ConfigError
 from everlearn.metrics.text import NUMBER
 
-FRACTION = re.compile(rf"(?:{NUMBER.pattern})(?:\s*/\s*\d+(?:\.\d+)?)?")
+FRACTION = re.compile(rf"(?:{NUMBER.pattern})(?:\s*/\s*(?:{NUMBER.pattern}))?")
 """A number, or one over another."""
 
 
@@ -83,7 +83,7 @@ class Boxed:
 
 @dataclass(frozen=True)
 class Number:
-    """A number with sign, commas between thousands and decimal part, or one over another: "-1,234.5", "1/2".
+    """A number with sign, commas between thousands and decimal part, or one over another: "-1,234.5", "3/1,000".
 
     Args:
         position: which one, where there are several.

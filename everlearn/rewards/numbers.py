@@ -79,5 +79,8 @@ def number(text: str) -> Fraction | None:
     if not FRACTION.fullmatch(text):
         return None
     top, _, bottom = text.replace(",", "").partition("/")
-    below = Fraction(bottom.strip() or "1")
-    return Fraction(top.strip()) / below if below else None
+    try:
+        above, below = Fraction(top.strip()), Fraction(bottom.strip() or "1")
+    except ValueError:  # thousands of digits, which Python does not read, and nobody means
+        return None
+    return above / below if below else None
