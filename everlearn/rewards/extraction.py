@@ -30,7 +30,7 @@ class WholeText:
 
 @dataclass(frozen=True)
 class Marked:
-    """What stands behind the last mark, up to the end of its line.
+    """What stands behind the last mark, on the same line; nothing where that is blank, whatever comes below.
 
     Args:
         mark: such as GSM8K's "####", or "Answer:".
@@ -46,7 +46,7 @@ class Marked:
     def find(self, text: str) -> str | None:
         """See `Extractor`."""
         _, mark, rest = text.rpartition(self.mark)
-        return (rest.strip().splitlines() or [""])[0].strip() or None if mark else None
+        return (rest.splitlines() or [""])[0].strip() or None if mark else None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from everlearn.errors import ConfigError
 from everlearn.examples import Example
-from everlearn.rewards.extraction import FRACTION, Number
+from everlearn.rewards.extraction import FRACTION, Extractor, Number, WholeText
 from everlearn.rewards.reward import Answer, Scores, right_answer
 
 
@@ -18,14 +18,13 @@ class NumericEqual:
     "1/2" is one number, and equals "0.5".
 
     Args:
-        position: which number of the completion counts.
-        marker: only what stands behind the last one of these is read, such as "####"; a completion without it has no
-            answer, and scores 0. Empty reads all.
+        position: which number counts, where the answer in the completion has several.
+        extract: finds the answer in the completion, where not all of it is read: `Marked("####")`, say.
         tolerance: largest difference that still counts as equal.
     """
 
     position: Literal["first", "last"] = "last"
-    marker: str = ""
+    extract: Extractor = WholeText()
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
@@ -38,14 +37,8 @@ class NumericEqual:
         target = Number().find(right_answer(example) or "")
         if target is None:
             return [None] * len(replies)
-        found = [Number(self.position).find(self._read(reply.text)) for reply in replies]
+        found = [Number(self.position).find(self.extract.find(reply.text) or "") for reply in replies]
         return [float(answer is not None and SameNumber(self.tolerance).same(target, answer)) for answer in found]
-
-    def _read(self, text: str) -> str:
-        if not self.marker:
-            return text
-        _, found, rest = text.rpartition(self.marker)
-        return rest if found else ""
 
 
 @dataclass(frozen=True)

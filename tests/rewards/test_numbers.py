@@ -6,6 +6,7 @@ import pytest
 
 from everlearn.errors import ConfigError
 from everlearn.examples import Example, Message
+from everlearn.rewards.extraction import Boxed, Marked
 from everlearn.rewards.numbers import NumericEqual, SameNumber, number
 from everlearn.rewards.reward import Answer
 
@@ -31,8 +32,11 @@ def score(reward, target, text):
         (NumericEqual(), "7", "seven", 0),
         (NumericEqual(), "7", "", 0),
         (NumericEqual(), "seven", "7", None),
-        (NumericEqual(marker="####"), "7", "#### 7", 1),
-        (NumericEqual(marker="####"), "7", "7", 0),
+        (NumericEqual(extract=Marked()), "7", "#### 7", 1),
+        (NumericEqual(extract=Marked()), "7", "7", 0),
+        (NumericEqual(extract=Marked()), "7", "#### 8\n7 is wrong", 0),
+        (NumericEqual(extract=Boxed()), "7", "\\boxed{7}, not 8", 1),
+        (NumericEqual("first", Marked()), "7", "3 + 4\n#### 7, not 8", 1),
         (NumericEqual(), "0.33", "1/3", 0),
         (NumericEqual(tolerance=0.01), "0.33", "1/3", 1),
         (NumericEqual(), "9007199254740993", "9007199254740992", 0),
