@@ -19,6 +19,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.sampling import Completion, Sampling, sample_asked, seed_at
 from everlearn.objectives.rollouts import require_policy
 from everlearn.randomness import seed_of
+from everlearn.rewards.reward import question
 from everlearn.traces import Trace
 
 Credit = Literal["sum", "last", "own", "onward"]
@@ -115,7 +116,7 @@ class _Attempt:
         first = self._heard(lambda: self.env.reset(self.example, seed))
         if first.tools and not tells(model.tokenizer, first.tools):
             raise ModelError(f"the chat template of {model.name} leaves out tools; tell of them in the system's turn.")
-        opening = first.messages or self.example.prompt or self.example.messages
+        opening = first.messages or question(self.example)
         self.talk = Conversation(model, opening, first.tools, rollout.trace == "turn")
         if len(self.talk.prompt) >= room:
             raise ModelError(

@@ -20,6 +20,7 @@ from everlearn.agents.parsers import Call, Parser, any_form
 from everlearn.errors import ConfigError
 from everlearn.examples import Example, Message
 from everlearn.names import resolve
+from everlearn.rewards.reward import question
 
 Function = Callable[..., Any]
 
@@ -96,14 +97,15 @@ class ToolEnv:
 
     def reset(self, example: Example, seed: int) -> Observation:
         """The example's prompt, and the tools."""
-        return self.opening(example.prompt)
+        return self.opening(question(example))
 
     def opening(self, messages: tuple[Message, ...]) -> Observation:
         """A prompt, and the tools."""
         if self.calling.told == "template" or not self.schemas:
             return Observation(messages, tools=self.schemas)
         told = INSTRUCTIONS.format(schemas="\n".join(map(json.dumps, self.schemas)))
-        system, rest = (messages[0].content, messages[1:]) if messages[0].role == "system" else ("", messages)
+        begun = bool(messages) and messages[0].role == "system"
+        system, rest = (messages[0].content, messages[1:]) if begun else ("", messages)
         return Observation((Message("system", f"{system}\n\n{told}".strip()), *rest))
 
     def step(self, text: str) -> Observation:

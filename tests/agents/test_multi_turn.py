@@ -143,6 +143,14 @@ def test_one_turn_is_an_attempt_of_a_single_turn() -> None:
     assert [[replace(t, notes={}, messages=()) for t in group] for group in found] == alone
 
 
+def test_an_example_without_an_answer_is_asked_whole() -> None:
+    asked = (Message("user", "think"), Message("assistant", "of what?"), Message("user", "of a"))
+    examples = [Example(messages=asked), Example(messages=(*asked, Message("assistant", "b")))]
+    found = talk(Silent).run(toy_model(), examples, 1, 0)
+    assert [trace.messages[:-1] for (trace,) in found] == [asked, asked]
+    assert found[0][0].prompt == found[1][0].prompt == SingleTurn(SHORT).run(toy_model(), examples, 1, 0)[0][0].prompt
+
+
 def test_an_attempt_is_drawn_turn_by_turn_from_its_tokens_as_they_are() -> None:
     """Each attempt again by hand: the tokens so far, a completion of them, and the template's between two answers."""
     model, numbers = toy_model(), range(4)

@@ -170,6 +170,15 @@ def test_tools_can_be_told_of_in_the_systems_turn() -> None:
     assert env(told="system").reset(begun, 0).messages[0].content == f"be brief.\n\n{first.content}"
 
 
+@pytest.mark.parametrize("told", ["template", "system"])
+def test_an_example_without_an_answer_is_asked_whole(told: str) -> None:
+    asked = (Message("user", "add a"), Message("assistant", "to what?"), Message("user", "to b"))
+    for messages in (asked, (*asked, Message("assistant", "c"))):
+        assert env(told=told).reset(Example(messages=messages), 0).messages[-3:] == asked
+    alone = env(told="system").reset(Example(messages=(Message("assistant", "a"),)), 0).messages
+    assert [m.role for m in alone] == ["system"]
+
+
 def rollout(**fields: Any) -> MultiTurn:
     tools = Tools((name(broken),), Calling(parser=letters, **fields))
     return MultiTurn(tools, Sampling(temperature=2.0, limit=8), turns=3, cut="close")
