@@ -21,8 +21,8 @@ RESERVED = ("reset", "get_reward")
 class EnvironmentFactory:
     """Environments whose tools are the public methods of a class, with a state for each attempt; see the module.
 
-    `reset` is given the columns `prompt` (the turns, as mappings), `answer` (None where none is known), and those of the
-    example's metadata. `get_reward` is asked once, when the attempt is over.
+    `reset` is given the columns `prompt` (the turns, as mappings), `answer` (None where none is known), and those of
+    the example's metadata. `get_reward` is asked once, when the attempt is over.
 
     Args:
         factory: makes an instance, as `package.module:Class`.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
-from typing import Literal
+from typing import Literal, get_args
 
 from everlearn.agents.calls import tried
 from everlearn.agents.conversations import Conversation
@@ -22,7 +22,10 @@ from everlearn.randomness import seed_of
 from everlearn.rewards.reward import question
 from everlearn.traces import Trace
 
+Kept = Literal["whole", "turn"]
 Credit = Literal["sum", "last", "own", "onward"]
+Cut = Literal["end", "close"]
+CHOICES = {"trace": Kept, "credit": Credit, "cut": Cut}
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,15 @@ class MultiTurn:
     sampling: Sampling = field(default_factory=Sampling)
     turns: int = 8
     tokens: int | None = None
-    trace: Literal["whole", "turn"] = "whole"
+    trace: Kept = "whole"
     credit: Credit = "sum"
-    cut: Literal["end", "close"] = "end"
+    cut: Cut = "end"
 
     def __post_init__(self) -> None:
-        """Refuse what has no log-probabilities, and limits that leave no turn."""
+        """Refuse choices that there are not, what has no log-probabilities, and limits that leave no turn."""
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: choose among {get_args(choices)}.")
         require_policy(self.sampling)
         if self.turns < 1 or (self.tokens is not None and self.tokens < 2):
             raise ConfigError(f"turns={self.turns}, tokens={self.tokens}: leave room for one turn, of one token.")

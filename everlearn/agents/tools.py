@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transformers.utils.chat_template_utils import (
     DocstringParsingException,
@@ -23,6 +23,7 @@ from everlearn.names import resolve
 from everlearn.rewards.reward import question
 
 Function = Callable[..., Any]
+Told = Literal["template", "system"]
 
 INSTRUCTIONS = """You may call functions. These are they, one a line, as JSON schemas:
 {schemas}
@@ -43,10 +44,12 @@ class Calling:
 
     parser: Parser = any_form
     seconds: float = 10.0
-    told: Literal["template", "system"] = "template"
+    told: Told = "template"
 
     def __post_init__(self) -> None:
-        """Refuse a time that lets no call return."""
+        """Refuse a way of telling that there is not, and a time that lets no call return."""
+        if self.told not in get_args(Told):
+            raise ConfigError(f"told={self.told!r}: choose among {get_args(Told)}.")
         if self.seconds <= 0:
             raise ConfigError(f"seconds={self.seconds}: give a call some time.")
 

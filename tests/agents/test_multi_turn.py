@@ -403,6 +403,9 @@ def test_what_cannot_be_played_is_refused_in_words() -> None:
         play(talk(tokens=10))
     with pytest.raises(ConfigError, match="leave room for one turn"):
         talk(turns=0)
+    for name, choices in {"trace": "turn", "credit": "onward", "cut": "close"}.items():
+        with pytest.raises(ConfigError, match=f"{name}='none': choose among .*'{choices}'"):
+            talk(**{name: "none"})
     with pytest.raises(ConfigError, match="temperature above 0"):
         talk(sampling=Sampling(temperature=0))
     with pytest.raises(DataError, match="refuses turns"):

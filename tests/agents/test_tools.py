@@ -217,3 +217,5 @@ def test_tools_are_an_expression() -> None:
         parse(f"Tools(('{__name__}:subtract',))")
     with pytest.raises(ConfigError, match="give a call some time"):
         replace(Calling(), seconds=0.0)
+    with pytest.raises(ConfigError, match=r"told='user': choose among .*'system'"):
+        Calling(told="user")  # type: ignore[arg-type]
