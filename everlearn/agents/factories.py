@@ -62,4 +62,5 @@ class FactoryEnv:
     def score(self) -> float | None:
         """The instance's own reward; None where it leaves that to others."""
         scored = getattr(self.made, "get_reward", None)
-        return None if scored is None else float(scored())
+        reward = None if scored is None else scored()
+        return None if reward is None else float(reward)

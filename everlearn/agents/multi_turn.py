@@ -149,10 +149,10 @@ class _Attempt:
 
     def _scored(self, env: Scoring) -> Observation:
         """The environment's word on the whole, which counts to the last answer."""
-        reward = env.score()
+        heard = Observation(reward=env.score())
         last = [s for s in self.talk.stretches if any(s.drawn)][-1]
-        last.rewards += [] if reward is None else [reward]
-        return Observation()
+        last.rewards += [] if heard.reward is None else [heard.reward]
+        return heard
 
     def traces(self, rollout: MultiTurn) -> Iterator[Trace]:
         """What the attempt leaves; one trace without tokens where it broke before the first turn."""
@@ -180,15 +180,19 @@ class _Attempt:
 
     def _heard(self, act: Callable[[], Observation | str]) -> Observation:
         """What the environment says; nothing where it raises, which breaks the attempt."""
-        outcome = tried(act)
+        outcome = tried(lambda: _observed(act()))
         if outcome.error:
             self.error = f"{self.example.source or self.example.key}, turn {self.turn}: {outcome.error}"
             self.live = False
             return Observation()
-        heard = Observation(outcome.value) if isinstance(outcome.value, str) else outcome.value
+        heard: Observation = outcome.value
         for name, number in heard.info.items():
             self.notes[name] = self.notes.get(name, 0.0) + number
         return heard
+
+
+def _observed(said: Observation | str) -> Observation:
+    return said if isinstance(said, Observation) else Observation(said)
 
 
 def credited(rewards: Sequence[Sequence[float]], credit: Credit) -> list[float | None]:

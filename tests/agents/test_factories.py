@@ -84,6 +84,17 @@ def test_a_class_without_a_reward_leaves_it_to_others() -> None:
     assert (heard.messages, env.score()) == ((Message("tool", "4"),), None)
 
 
+class Undecided(Plain):
+    """Cannot tell how it went."""
+
+    def get_reward(self) -> None:
+        """Say nothing."""
+
+
+def test_a_class_may_find_that_an_attempt_cannot_be_scored() -> None:
+    assert EnvironmentFactory(Undecided)().score() is None
+
+
 class Echo(Plain):
     """Keeps what it is given."""
 

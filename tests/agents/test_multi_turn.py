@@ -104,6 +104,20 @@ class Whole(Endless):
         return float(self.answers) if self.response == "a" else None
 
 
+class Forgetful(Endless):
+    """Forgets to return what it says at the example about b, and scores the one about c by no number."""
+
+    def reset(self, example: Example, seed: int) -> str:
+        self.response = example.response
+        return "begin"
+
+    def step(self, text: str) -> str:
+        return None if self.response == "b" else "half \ud800 a word"  # type: ignore[return-value]
+
+    def score(self) -> float | None:
+        return float("nan") if self.response == "c" else 1.0
+
+
 def talk(env: Callable[[], Env] = Guess, **fields: Any) -> MultiTurn:
     return MultiTurn(env, **({"sampling": SHORT, "turns": 3, "cut": "close"} | fields))
 
@@ -373,6 +387,15 @@ def test_an_environment_that_raises_breaks_its_own_attempt_alone() -> None:
     assert step.notes["broken"] == pytest.approx(2 / 3)
     assert step.notes["unscorable"] == pytest.approx(2 / 3)
     assert sum(row["error"].startswith("games.jsonl:1") for row in step.traces if "error" in row) == 2
+
+
+def test_an_environment_that_says_or_scores_what_is_none_breaks_its_own_attempt_alone() -> None:
+    fine, forgot, lost = (trace for (trace,) in play(talk(Forgetful), n=1))
+    assert (fine.reward, fine.error) == (1.0, "")
+    assert "half ? a word" in [m.content for m in fine.messages]
+    assert forgot.reward is lost.reward is None
+    assert forgot.error == "toy, turn 1: DataError: an environment said None: it says a text, or a tuple of messages."
+    assert lost.error.startswith("toy, turn 3: DataError: an environment gave the reward nan")
 
 
 @pytest.mark.parametrize("tokens", [None, 45])
