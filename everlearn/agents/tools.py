@@ -3,7 +3,9 @@
 import asyncio
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
@@ -23,6 +25,7 @@ from everlearn.names import resolve
 from everlearn.rewards.reward import question
 
 Function = Callable[..., Any]
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 Told = Literal["template", "system"]
 
 INSTRUCTIONS = """You may call functions. These are they, one a line, as JSON schemas:
@@ -59,9 +62,9 @@ class Tools:
     """Environments in which the model may call functions before it answers; an answer without a call is the last.
 
     A function, async or not, needs a type for each argument, and a docstring in Google style that describes it and
-    each argument. An
-    attempt is judged by the reward of the policy gradient; no answer has one here. Counted are `calls`, and of these
-    the `failed calls`, which raised, took too long, or could not be understood: the model is told in words.
+    each argument. What it returns is told as `as_text` has it. An attempt is judged by the reward of the policy
+    gradient; no answer has one here. Counted are `calls`, and of these the `failed calls`, which raised, took too long,
+    or could not be understood: the model is told in words.
 
     Functions are shared by all attempts: what they do should hang on their arguments alone. Tools with a state of
     their own for each attempt are the methods of a class; see `EnvironmentFactory`.
@@ -115,11 +118,12 @@ class ToolEnv:
         """The results of the calls, each in a turn of its own by "tool"."""
         calls = self.calling.parser(text)
         results = [self._result(call) for call in calls]
-        told = tuple(Message("tool", f"Error: {r.error}" if r.error else as_text(r.value)) for r in results)
+        told = tuple(Message("tool", f"Error: {r.error}" if r.error else r.value) for r in results)
         counts = {"calls": float(len(calls)), "failed calls": float(sum(bool(r.error) for r in results))}
         return Observation(told, done=not calls, info=counts)
 
     def _result(self, call: Call) -> Outcome:
+        """What a call comes to, in words."""
         if call.error:
             return Outcome(error=call.error)
         function = self.functions.get(call.name)
@@ -131,7 +135,7 @@ class ToolEnv:
             return Outcome(error=f"{call.name}: {error}")
         work = partial(function, **call.arguments)
         waits = inspect.iscoroutinefunction(function)
-        return limited((lambda: asyncio.run(work())) if waits else work, self.calling.seconds)
+        return limited(lambda: as_text(asyncio.run(work()) if waits else work()), self.calling.seconds)
 
 
 def schemas(functions: Sequence[Function]) -> tuple[Mapping[str, Any], ...]:
@@ -152,5 +156,17 @@ def _schemas(functions: Sequence[Function]) -> Iterator[Mapping[str, Any]]:
 
 
 def as_text(value: Any) -> str:
-    """A result in words: a text as it is, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    """A result in words: a text as it is, what JSON knows as JSON, and all else as Python shows it.
+
+    Addresses in memory are left out: they differ from run to run, and what the model reads must not.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool | int | float | list | tuple | dict):
+        with suppress(TypeError, ValueError):  # a key that is no text, or a circle
+            return json.dumps(value, default=_shown, ensure_ascii=False)
+    return _shown(value)
+
+
+def _shown(value: Any) -> str:
+    return ADDRESS.sub("", str(value))

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from dataclasses import replace
+from datetime import date
 from itertools import pairwise
 from typing import Any
 
@@ -54,6 +55,31 @@ def broken(what: str) -> dict[str, str]:
         what: to look for.
     """
     return {"found": {"a": "b"}[what]}
+
+
+class Shy:
+    """Shows nothing but its address."""
+
+
+class Mute:
+    """Cannot be shown."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def mute() -> Mute:
+    """Return what cannot be shown."""
+    return Mute()
+
+
+def echo(text: str) -> str:
+    """Say something again.
+
+    Args:
+        text: to say.
+    """
+    return text
 
 
 def untyped(a):  # type: ignore[no-untyped-def]
@@ -156,7 +182,32 @@ def test_a_function_that_is_awaited_is_waited_for() -> None:
 def test_results_are_words_or_json() -> None:
     assert as_text("a b") == "a b"
     assert as_text({"a": (1, None), "b": "\u00e9"}) == '{"a": [1, null], "b": "\u00e9"}'
-    assert as_text({1}) == '"{1}"'
+    assert [as_text(v) for v in (1.5, True, None, float("nan"))] == ["1.5", "true", "null", "NaN"]
+
+
+def test_a_result_that_is_no_json_is_told_as_python_shows_it() -> None:
+    circle: list[Any] = [1]
+    circle.append(circle)
+    assert as_text({1}) == "{1}"
+    assert as_text({(0, 1): "a"}) == "{(0, 1): 'a'}"
+    assert as_text(circle) == "[1, [...]]"
+    assert as_text({"day": date(2026, 1, 2)}) == '{"day": "2026-01-02"}'
+    assert as_text([float("nan")]) == "[NaN]"
+    for told in (as_text(Shy()), as_text([Shy()])):
+        assert "Shy object" in told
+        assert "0x" not in told, "addresses differ from run to run"
+
+
+def test_a_result_that_cannot_be_shown_is_an_error_that_the_model_is_told_of() -> None:
+    heard = Tools((name(mute),))().step(call(("mute", {}), ("mute", {})))
+    assert heard.messages == (Message("tool", "Error: ValueError: no words"),) * 2
+    assert heard.info == {"calls": 2, "failed calls": 2}
+
+
+def test_half_a_character_is_told_as_a_question_mark() -> None:
+    told = Tools((name(echo),))().step(call(("echo", {"text": "a \ud800 b"}))).messages
+    assert told == (Message("tool", "a ? b"),)
+    assert render_prompt(model(KNOWING).tokenizer, told)
 
 
 def test_tools_can_be_told_of_in_the_systems_turn() -> None:
