@@ -74,15 +74,17 @@ class Tools:
         calling: how calls are made.
 
     Raises:
-        ConfigError: if a name leads nowhere, or its function lacks types or docstring.
+        ConfigError: if a name leads nowhere, its function lacks types or docstring, or two have the same name.
     """
 
     functions: tuple[str, ...]
     calling: Calling = field(default_factory=Calling)
 
     def __post_init__(self) -> None:
-        """See that the functions can be told of."""
-        schemas([resolve(name) for name in self.functions])
+        """See that the functions can be told of, and told apart."""
+        told = [schema["function"]["name"] for schema in schemas([resolve(name) for name in self.functions])]
+        if twice := sorted({name for name in told if told.count(name) > 1}):
+            raise ConfigError(f"Tools: {twice} stand for more than one function; a call could mean either. Rename.")
 
     def __call__(self) -> "ToolEnv":
         """An environment for one attempt."""

@@ -142,6 +142,11 @@ def test_what_cannot_be_told_of_is_refused(function: Any) -> None:
         Tools((name(function),))
 
 
+def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"\['add'\] stand for more than one"):
+        Tools((name(add), name(look), name(add)))
+
+
 def test_results_come_in_a_turn_each_and_an_answer_without_a_call_is_the_last() -> None:
     tools = env()
     tools.reset(PROMPTS[0], 0)
