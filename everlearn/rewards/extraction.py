@@ -59,6 +59,11 @@ class Tagged:
 
     tag: str = "answer"
 
+    def __post_init__(self) -> None:
+        """Refuse an empty tag."""
+        if not self.tag:
+            raise ConfigError('Tagged: the tag is empty; give its name, as in Tagged("answer").')
+
     def find(self, text: str) -> str | None:
         """See `Extractor`."""
         head, end, _ = text.rpartition(f"</{self.tag}>")
@@ -72,7 +77,7 @@ class Boxed:
 
     def find(self, text: str) -> str | None:
         """See `Extractor`."""
-        for start in reversed([m.end() for m in re.finditer(r"\\f?boxed\s*\{", text)]):
+        for start in reversed([m.end() for m in re.finditer(r"\\boxed\s*\{", text)]):
             depth = 1
             for place in range(start, len(text)):
                 depth += {"{": 1, "}": -1}.get(text[place], 0)

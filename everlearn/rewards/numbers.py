@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 from typing import Literal
 
 from everlearn.errors import ConfigError
@@ -54,8 +55,8 @@ class SameNumber:
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse a tolerance below zero."""
-        if not self.tolerance >= 0:
+        """Refuse a tolerance below zero, and one that finds all numbers equal."""
+        if not 0 <= self.tolerance < inf:
             raise ConfigError(f"SameNumber: tolerance is {self.tolerance}; give 0 or more.")
 
     def same(self, one: str, other: str) -> bool:
@@ -63,7 +64,7 @@ class SameNumber:
         a, b = number(one), number(other)
         if a is None or b is None:
             return one.strip() == other.strip()
-        return abs(a - b) <= self.tolerance
+        return abs(a - b) <= Fraction(str(self.tolerance))  # as it is written: the float 0.3 is a little less than 3/10
 
 
 def number(text: str) -> Fraction | None:

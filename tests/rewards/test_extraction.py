@@ -49,5 +49,7 @@ def test_answers_by_hand(extract, text, found):
 def test_settings_that_find_nothing_are_refused():
     with pytest.raises(ConfigError, match="mark is empty"):
         Marked("")
+    with pytest.raises(ConfigError, match="tag is empty"):
+        Tagged("")
     with pytest.raises(ConfigError, match="'middle'; use 'first' or 'last'"):
         Number("middle")

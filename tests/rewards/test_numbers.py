@@ -39,6 +39,8 @@ def score(reward, target, text):
         (NumericEqual("first", Marked()), "7", "3 + 4\n#### 7, not 8", 1),
         (NumericEqual(), "0.33", "1/3", 0),
         (NumericEqual(tolerance=0.01), "0.33", "1/3", 1),
+        (NumericEqual(tolerance=0.3), "1", "1.3", 1),
+        (NumericEqual(tolerance=0.3), "1", "1.31", 0),
         (NumericEqual(), "9007199254740993", "9007199254740992", 0),
     ],
 )
