@@ -34,7 +34,14 @@ def limited(work: Callable[[], Any], seconds: float) -> Outcome:
     latest, and what it returns is not read.
     """
     found: list[Outcome] = []
-    thread = Thread(target=lambda: found.append(tried(work)), daemon=True)
+
+    def told() -> None:
+        try:
+            found.append(tried(work))
+        except SystemExit as error:  # ends this thread alone
+            found.append(Outcome(error=f"SystemExit: {error}"))
+
+    thread = Thread(target=told, daemon=True)
     thread.start()
     thread.join(seconds)
     return found[0] if found else Outcome(error=f"TimeoutError: no result in {seconds:g} seconds")

@@ -1,9 +1,11 @@
 """What a policy acts in: something that is reset once, and then answers what the policy says."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Protocol, runtime_checkable
 
+from everlearn.errors import DataError
 from everlearn.examples import Example, Message
 
 
@@ -26,12 +28,21 @@ class Observation:
     info: Mapping[str, float] = field(default_factory=dict)
     tools: tuple[Mapping[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be said or counted."""
+        turns = isinstance(self.said, tuple) and all(isinstance(turn, Message) for turn in self.said)
+        if not (turns or isinstance(self.said, str)):
+            raise DataError(f"an environment said {self.said!r}: it says a text, or a tuple of messages.")
+        if self.reward is not None and not isfinite(self.reward):
+            raise DataError(
+                f"an environment gave the reward {self.reward}: give a number, or None where there is none."
+            )
+
     @property
     def messages(self) -> tuple[Message, ...]:
-        """What is said, in turns."""
-        if isinstance(self.said, tuple):
-            return self.said
-        return (Message("user", self.said),) if self.said else ()
+        """What is said, in turns; "?" for the halves of characters (surrogates) that no tokenizer reads."""
+        turns = self.said if isinstance(self.said, tuple) else (Message("user", self.said),) if self.said else ()
+        return tuple(replace(turn, content=turn.content.encode("utf-8", "replace").decode()) for turn in turns)
 
 
 class Env(Protocol):

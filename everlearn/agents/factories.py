@@ -11,7 +11,8 @@ from typing import Any
 
 from everlearn.agents.environments import Observation
 from everlearn.agents.tools import Calling, ToolEnv
-from everlearn.examples import Example
+from everlearn.examples import Example, Message
+from everlearn.rewards.reward import question, right_answer
 
 RESERVED = ("reset", "get_reward")
 
@@ -20,8 +21,8 @@ RESERVED = ("reset", "get_reward")
 class EnvironmentFactory:
     """Environments whose tools are the public methods of a class, with a state for each attempt; see the module.
 
-    `reset` is given the columns `prompt` (the turns, as mappings), `answer`, and those of the example's metadata.
-    `get_reward` is asked once, when the attempt is over.
+    `reset` is given the columns `prompt` (the turns, as mappings), `answer` (None where none is known), and those of
+    the example's metadata. `get_reward` is asked once, when the attempt is over.
 
     Args:
         factory: makes an instance, as `package.module:Class`.
@@ -46,11 +47,12 @@ class FactoryEnv:
 
     def reset(self, example: Example, seed: int) -> Observation:
         """The example's prompt, and what the instance says to it."""
-        prompt = example.prompt
+        prompt = question(example)
         turns = [{"role": m.role, "content": m.content} for m in prompt]
-        said = self.made.reset(**{"prompt": turns, "answer": example.response, **example.metadata})
+        said = self.made.reset(**{"prompt": turns, "answer": right_answer(example), **example.metadata})
         if said:
-            prompt = (*prompt[:-1], replace(prompt[-1], content=prompt[-1].content + said))
+            *before, last = prompt or (Message("user", ""),)
+            prompt = (*before, replace(last, content=last.content + said))
         return self.tools.opening(prompt)
 
     def step(self, text: str) -> Observation:
@@ -60,4 +62,5 @@ class FactoryEnv:
     def score(self) -> float | None:
         """The instance's own reward; None where it leaves that to others."""
         scored = getattr(self.made, "get_reward", None)
-        return None if scored is None else float(scored())
+        reward = None if scored is None else scored()
+        return None if reward is None else float(reward)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
-from typing import Literal
+from typing import Literal, get_args
 
 from everlearn.agents.calls import tried
 from everlearn.agents.conversations import Conversation
@@ -19,9 +19,13 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.sampling import Completion, Sampling, sample_asked, seed_at
 from everlearn.objectives.rollouts import require_policy
 from everlearn.randomness import seed_of
+from everlearn.rewards.reward import question
 from everlearn.traces import Trace
 
+Kept = Literal["whole", "turn"]
 Credit = Literal["sum", "last", "own", "onward"]
+Cut = Literal["end", "close"]
+CHOICES = {"trace": Kept, "credit": Credit, "cut": Cut}
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,15 @@ class MultiTurn:
     sampling: Sampling = field(default_factory=Sampling)
     turns: int = 8
     tokens: int | None = None
-    trace: Literal["whole", "turn"] = "whole"
+    trace: Kept = "whole"
     credit: Credit = "sum"
-    cut: Literal["end", "close"] = "end"
+    cut: Cut = "end"
 
     def __post_init__(self) -> None:
-        """Refuse what has no log-probabilities, and limits that leave no turn."""
+        """Refuse choices that there are not, what has no log-probabilities, and limits that leave no turn."""
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: choose among {get_args(choices)}.")
         require_policy(self.sampling)
         if self.turns < 1 or (self.tokens is not None and self.tokens < 2):
             raise ConfigError(f"turns={self.turns}, tokens={self.tokens}: leave room for one turn, of one token.")
@@ -115,7 +122,7 @@ class _Attempt:
         first = self._heard(lambda: self.env.reset(self.example, seed))
         if first.tools and not tells(model.tokenizer, first.tools):
             raise ModelError(f"the chat template of {model.name} leaves out tools; tell of them in the system's turn.")
-        opening = first.messages or self.example.prompt or self.example.messages
+        opening = first.messages or question(self.example)
         self.talk = Conversation(model, opening, first.tools, rollout.trace == "turn")
         if len(self.talk.prompt) >= room:
             raise ModelError(
@@ -142,10 +149,10 @@ class _Attempt:
 
     def _scored(self, env: Scoring) -> Observation:
         """The environment's word on the whole, which counts to the last answer."""
-        reward = env.score()
+        heard = Observation(reward=env.score())
         last = [s for s in self.talk.stretches if any(s.drawn)][-1]
-        last.rewards += [] if reward is None else [reward]
-        return Observation()
+        last.rewards += [] if heard.reward is None else [heard.reward]
+        return heard
 
     def traces(self, rollout: MultiTurn) -> Iterator[Trace]:
         """What the attempt leaves; one trace without tokens where it broke before the first turn."""
@@ -173,15 +180,19 @@ class _Attempt:
 
     def _heard(self, act: Callable[[], Observation | str]) -> Observation:
         """What the environment says; nothing where it raises, which breaks the attempt."""
-        outcome = tried(act)
+        outcome = tried(lambda: _observed(act()))
         if outcome.error:
             self.error = f"{self.example.source or self.example.key}, turn {self.turn}: {outcome.error}"
             self.live = False
             return Observation()
-        heard = Observation(outcome.value) if isinstance(outcome.value, str) else outcome.value
+        heard: Observation = outcome.value
         for name, number in heard.info.items():
             self.notes[name] = self.notes.get(name, 0.0) + number
         return heard
+
+
+def _observed(said: Observation | str) -> Observation:
+    return said if isinstance(said, Observation) else Observation(said)
 
 
 def credited(rewards: Sequence[Sequence[float]], credit: Credit) -> list[float | None]:

@@ -55,9 +55,9 @@ def _read(content: str) -> tuple[Call, ...]:
     """The call that a JSON text describes, or all of a list of them."""
     try:
         found = json.loads(content)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no JSON, or a number or a nesting that Python does not read
         return (Call(error=f"a call has to be JSON: {error}"),)
-    return tuple(_call(item) for item in (found if isinstance(found, list) else [found]))
+    return tuple(_call(item) for item in (found if found and isinstance(found, list) else [found]))
 
 
 def _call(found: Any) -> Call:
@@ -67,7 +67,7 @@ def _call(found: Any) -> Call:
     if isinstance(arguments, str):  # some models write their JSON as a text inside the JSON
         try:
             arguments = json.loads(arguments)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             arguments = None
     if not isinstance(arguments, dict) or not isinstance(found.get("name"), str):
         return Call(error='a call has a "name", which is text, and "arguments" by name.')

@@ -3,10 +3,12 @@
 import asyncio
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from transformers.utils.chat_template_utils import (
     DocstringParsingException,
@@ -20,8 +22,11 @@ from everlearn.agents.parsers import Call, Parser, any_form
 from everlearn.errors import ConfigError
 from everlearn.examples import Example, Message
 from everlearn.names import resolve
+from everlearn.rewards.reward import question
 
 Function = Callable[..., Any]
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+Told = Literal["template", "system"]
 
 INSTRUCTIONS = """You may call functions. These are they, one a line, as JSON schemas:
 {schemas}
@@ -42,10 +47,12 @@ class Calling:
 
     parser: Parser = any_form
     seconds: float = 10.0
-    told: Literal["template", "system"] = "template"
+    told: Told = "template"
 
     def __post_init__(self) -> None:
-        """Refuse a time that lets no call return."""
+        """Refuse a way of telling that there is not, and a time that lets no call return."""
+        if self.told not in get_args(Told):
+            raise ConfigError(f"told={self.told!r}: choose among {get_args(Told)}.")
         if self.seconds <= 0:
             raise ConfigError(f"seconds={self.seconds}: give a call some time.")
 
@@ -55,9 +62,9 @@ class Tools:
     """Environments in which the model may call functions before it answers; an answer without a call is the last.
 
     A function, async or not, needs a type for each argument, and a docstring in Google style that describes it and
-    each argument. An
-    attempt is judged by the reward of the policy gradient; no answer has one here. Counted are `calls`, and of these
-    the `failed calls`, which raised, took too long, or could not be understood: the model is told in words.
+    each argument. What it returns is told as `as_text` has it. An attempt is judged by the reward of the policy
+    gradient; no answer has one here. Counted are `calls`, and of these the `failed calls`, which raised, took too long,
+    or could not be understood: the model is told in words.
 
     Functions are shared by all attempts: what they do should hang on their arguments alone. Tools with a state of
     their own for each attempt are the methods of a class; see `EnvironmentFactory`.
@@ -67,15 +74,17 @@ class Tools:
         calling: how calls are made.
 
     Raises:
-        ConfigError: if a name leads nowhere, or its function lacks types or docstring.
+        ConfigError: if a name leads nowhere, its function lacks types or docstring, or two have the same name.
     """
 
     functions: tuple[str, ...]
     calling: Calling = field(default_factory=Calling)
 
     def __post_init__(self) -> None:
-        """See that the functions can be told of."""
-        schemas([resolve(name) for name in self.functions])
+        """See that the functions can be told of, and told apart."""
+        told = [schema["function"]["name"] for schema in schemas([resolve(name) for name in self.functions])]
+        if twice := sorted({name for name in told if told.count(name) > 1}):
+            raise ConfigError(f"Tools: {twice} stand for more than one function; a call could mean either. Rename.")
 
     def __call__(self) -> "ToolEnv":
         """An environment for one attempt."""
@@ -96,25 +105,27 @@ class ToolEnv:
 
     def reset(self, example: Example, seed: int) -> Observation:
         """The example's prompt, and the tools."""
-        return self.opening(example.prompt)
+        return self.opening(question(example))
 
     def opening(self, messages: tuple[Message, ...]) -> Observation:
         """A prompt, and the tools."""
         if self.calling.told == "template" or not self.schemas:
             return Observation(messages, tools=self.schemas)
         told = INSTRUCTIONS.format(schemas="\n".join(map(json.dumps, self.schemas)))
-        system, rest = (messages[0].content, messages[1:]) if messages[0].role == "system" else ("", messages)
+        begun = bool(messages) and messages[0].role == "system"
+        system, rest = (messages[0].content, messages[1:]) if begun else ("", messages)
         return Observation((Message("system", f"{system}\n\n{told}".strip()), *rest))
 
     def step(self, text: str) -> Observation:
         """The results of the calls, each in a turn of its own by "tool"."""
         calls = self.calling.parser(text)
         results = [self._result(call) for call in calls]
-        told = tuple(Message("tool", f"Error: {r.error}" if r.error else as_text(r.value)) for r in results)
+        told = tuple(Message("tool", f"Error: {r.error}" if r.error else r.value) for r in results)
         counts = {"calls": float(len(calls)), "failed calls": float(sum(bool(r.error) for r in results))}
         return Observation(told, done=not calls, info=counts)
 
     def _result(self, call: Call) -> Outcome:
+        """What a call comes to, in words."""
         if call.error:
             return Outcome(error=call.error)
         function = self.functions.get(call.name)
@@ -126,7 +137,7 @@ class ToolEnv:
             return Outcome(error=f"{call.name}: {error}")
         work = partial(function, **call.arguments)
         waits = inspect.iscoroutinefunction(function)
-        return limited((lambda: asyncio.run(work())) if waits else work, self.calling.seconds)
+        return limited(lambda: as_text(asyncio.run(work()) if waits else work()), self.calling.seconds)
 
 
 def schemas(functions: Sequence[Function]) -> tuple[Mapping[str, Any], ...]:
@@ -147,5 +158,17 @@ def _schemas(functions: Sequence[Function]) -> Iterator[Mapping[str, Any]]:
 
 
 def as_text(value: Any) -> str:
-    """A result in words: a text as it is, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    """A result in words: a text as it is, what JSON knows as JSON, and all else as Python shows it.
+
+    Addresses in memory are left out: they differ from run to run, and what the model reads must not.
+    """
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool | int | float | list | tuple | dict):
+        with suppress(TypeError, ValueError):  # a key that is no text, or a circle
+            return json.dumps(value, default=_shown, ensure_ascii=False)
+    return _shown(value)
+
+
+def _shown(value: Any) -> str:
+    return ADDRESS.sub("", str(value))

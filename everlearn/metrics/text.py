@@ -13,7 +13,7 @@ from everlearn.errors import ConfigError, DataError
 from everlearn.examples import Example
 from everlearn.types import Question, Reply
 
-NUMBER = re.compile(r"(?:(?<!\w)[-+])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+")
+NUMBER = re.compile(r"(?:(?<!\w)[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)")
 DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 

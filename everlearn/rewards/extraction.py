@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 from everlearn.errors import ConfigError
 from everlearn.metrics.text import NUMBER
 
-FRACTION = re.compile(rf"(?:{NUMBER.pattern})(?:\s*/\s*\d+(?:\.\d+)?)?")
+FRACTION = re.compile(rf"(?:{NUMBER.pattern})(?:\s*/\s*(?:{NUMBER.pattern}))?")
 """A number, or one over another."""
 
 
@@ -30,7 +30,7 @@ class WholeText:
 
 @dataclass(frozen=True)
 class Marked:
-    """What stands behind the last mark, up to the end of its line.
+    """What stands behind the last mark, on the same line; nothing where that is blank, whatever comes below.
 
     Args:
         mark: such as GSM8K's "####", or "Answer:".
@@ -46,7 +46,7 @@ class Marked:
     def find(self, text: str) -> str | None:
         """See `Extractor`."""
         _, mark, rest = text.rpartition(self.mark)
-        return (rest.strip().splitlines() or [""])[0].strip() or None if mark else None
+        return (rest.splitlines() or [""])[0].strip() or None if mark else None
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Tagged:
     """
 
     tag: str = "answer"
+
+    def __post_init__(self) -> None:
+        """Refuse an empty tag."""
+        if not self.tag:
+            raise ConfigError('Tagged: the tag is empty; give its name, as in Tagged("answer").')
 
     def find(self, text: str) -> str | None:
         """See `Extractor`."""
@@ -72,7 +77,7 @@ class Boxed:
 
     def find(self, text: str) -> str | None:
         """See `Extractor`."""
-        for start in reversed([m.end() for m in re.finditer(r"\\f?boxed\s*\{", text)]):
+        for start in reversed([m.end() for m in re.finditer(r"\\boxed\s*\{", text)]):
             depth = 1
             for place in range(start, len(text)):
                 depth += {"{": 1, "}": -1}.get(text[place], 0)
@@ -83,7 +88,7 @@ class Boxed:
 
 @dataclass(frozen=True)
 class Number:
-    """A number with sign, commas between thousands and decimal part, or one over another: "-1,234.5", "1/2".
+    """A number with sign, commas between thousands and decimal part, or one over another: "-1,234.5", "3/1,000".
 
     Args:
         position: which one, where there are several.

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import inf
 from typing import Literal
 
 from everlearn.errors import ConfigError
 from everlearn.examples import Example
-from everlearn.rewards.extraction import FRACTION, Number
+from everlearn.rewards.extraction import FRACTION, Extractor, Number, WholeText
 from everlearn.rewards.reward import Answer, Scores, right_answer
 
 
@@ -18,14 +19,13 @@ class NumericEqual:
     "1/2" is one number, and equals "0.5".
 
     Args:
-        position: which number of the completion counts.
-        marker: only what stands behind the last one of these is read, such as "####"; a completion without it has no
-            answer, and scores 0. Empty reads all.
+        position: which number counts, where the answer in the completion has several.
+        extract: finds the answer in the completion, where not all of it is read: `Marked("####")`, say.
         tolerance: largest difference that still counts as equal.
     """
 
     position: Literal["first", "last"] = "last"
-    marker: str = ""
+    extract: Extractor = WholeText()
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
@@ -38,14 +38,8 @@ class NumericEqual:
         target = Number().find(right_answer(example) or "")
         if target is None:
             return [None] * len(replies)
-        found = [Number(self.position).find(self._read(reply.text)) for reply in replies]
+        found = [Number(self.position).find(self.extract.find(reply.text) or "") for reply in replies]
         return [float(answer is not None and SameNumber(self.tolerance).same(target, answer)) for answer in found]
-
-    def _read(self, text: str) -> str:
-        if not self.marker:
-            return text
-        _, found, rest = text.rpartition(self.marker)
-        return rest if found else ""
 
 
 @dataclass(frozen=True)
@@ -61,8 +55,8 @@ class SameNumber:
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse a tolerance below zero."""
-        if not self.tolerance >= 0:
+        """Refuse a tolerance below zero, and one that finds all numbers equal."""
+        if not 0 <= self.tolerance < inf:
             raise ConfigError(f"SameNumber: tolerance is {self.tolerance}; give 0 or more.")
 
     def same(self, one: str, other: str) -> bool:
@@ -70,7 +64,7 @@ class SameNumber:
         a, b = number(one), number(other)
         if a is None or b is None:
             return one.strip() == other.strip()
-        return abs(a - b) <= self.tolerance
+        return abs(a - b) <= Fraction(str(self.tolerance))  # as it is written: the float 0.3 is a little less than 3/10
 
 
 def number(text: str) -> Fraction | None:
@@ -79,5 +73,8 @@ def number(text: str) -> Fraction | None:
     if not FRACTION.fullmatch(text):
         return None
     top, _, bottom = text.replace(",", "").partition("/")
-    below = Fraction(bottom.strip() or "1")
-    return Fraction(top.strip()) / below if below else None
+    try:
+        above, below = Fraction(top.strip()), Fraction(bottom.strip() or "1")
+    except ValueError:  # thousands of digits, which Python does not read, and nobody means
+        return None
+    return above / below if below else None

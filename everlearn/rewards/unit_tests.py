@@ -19,10 +19,10 @@ Test = str | Mapping[str, Any]
 class UnitTests:
     """The fraction of the example's tests that the completion's code passes, or 1 only if it passes all.
 
-    The tests are `metadata["tests"]`: a text of Python, or a list, each of them either such a text, run below the
-    completion's code in the same module (MBPP's asserts; HumanEval's `check` with its call), or
-    `{"stdin": ..., "stdout": ...}` for a whole program, whose output is compared but for spaces at the ends of lines
-    and below the last. Each test runs by itself in the sandbox; None where there are none.
+    The tests are `metadata["tests"]`: one, or a list, each of them either a text of Python, run below the completion's
+    code in the same module (MBPP's asserts; HumanEval's `check` with its call), or `{"stdin": ..., "stdout": ...}` for
+    a whole program, whose output is compared but for spaces at the ends of lines and below the last. Each test runs by
+    itself in the sandbox; None where there are none.
 
     A test below the code has passed only once its last line was reached, so that leaving early passes nothing. Code
     that is written to deceive its tests can: an object that equals everything, say. Output is compared outside.
@@ -86,16 +86,22 @@ def tests_of(example: Example) -> tuple[Test, ...]:
     Raises:
         DataError: if they are neither texts nor stdin with stdout.
     """
-    given = example.metadata.get("tests", ())
-    tests = (given,) if isinstance(given, str) else tuple(given)
+    given = example.metadata.get("tests") or ()
+    tests = tuple(given) if isinstance(given, list | tuple) else (given,)
     for test in tests:
-        whole = isinstance(test, Mapping) and all(isinstance(test.get(name), str) for name in ("stdin", "stdout"))
-        if not (isinstance(test, str) or whole):
+        if not _is_test(test):
             raise DataError(
                 f"{example.source or 'an example'}: the test {test!r} is neither a text of Python nor a mapping of "
                 "stdin and stdout; correct its metadata['tests']."
             )
     return tests
+
+
+def _is_test(test: Any) -> bool:
+    """Whether it is code, which a blank text is not: it would pass anything; or what a program reads and prints."""
+    if isinstance(test, Mapping):
+        return all(isinstance(test.get(name), str) for name in ("stdin", "stdout"))
+    return isinstance(test, str) and bool(test.strip())
 
 
 def _holds(test: Test, finished: Finished) -> bool:

@@ -1,3 +1,4 @@
+import sys
 import time
 
 import pytest
@@ -24,6 +25,10 @@ def test_what_a_call_returns_and_what_it_raises_are_told() -> None:
 def test_what_stops_the_program_stops_it() -> None:
     with pytest.raises(KeyboardInterrupt):
         tried(stops)
+
+
+def test_what_would_end_the_program_is_told_where_it_ends_a_thread() -> None:
+    assert limited(lambda: sys.exit("no such flag"), 5.0).error == "SystemExit: no such flag"
 
 
 def test_a_call_that_takes_too_long_is_not_waited_for() -> None:

@@ -84,6 +84,38 @@ def test_a_class_without_a_reward_leaves_it_to_others() -> None:
     assert (heard.messages, env.score()) == ((Message("tool", "4"),), None)
 
 
+class Undecided(Plain):
+    """Cannot tell how it went."""
+
+    def get_reward(self) -> None:
+        """Say nothing."""
+
+
+def test_a_class_may_find_that_an_attempt_cannot_be_scored() -> None:
+    assert EnvironmentFactory(Undecided)().score() is None
+
+
+class Echo(Plain):
+    """Keeps what it is given."""
+
+    def reset(self, **row: Any) -> str:
+        """Begin."""
+        self.row = row
+        return " Go."
+
+
+def test_an_example_without_an_answer_is_asked_whole() -> None:
+    env = EnvironmentFactory(Echo)()
+    asked = (Message("system", "be brief."), Message("user", "roll."))
+    assert env.reset(Example(messages=asked), 0).messages == (asked[0], Message("user", "roll. Go."))
+    assert [turn["content"] for turn in env.made.row["prompt"]] == ["be brief.", "roll."]
+    assert env.made.row["answer"] is None
+    answered = Example(messages=(*asked, Message("assistant", "4")))
+    assert env.reset(answered, 0).messages == (asked[0], Message("user", "roll. Go."))
+    assert env.made.row["answer"] == "4"
+    assert env.reset(Example(messages=(Message("assistant", "4"),)), 0).messages == (Message("user", " Go."),)
+
+
 def test_a_class_is_learned_from() -> None:
     rollout = MultiTurn(
         EnvironmentFactory(Counter, Calling(letters, told="system")), Sampling(limit=8), turns=2, cut="close"

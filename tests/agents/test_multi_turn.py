@@ -104,6 +104,20 @@ class Whole(Endless):
         return float(self.answers) if self.response == "a" else None
 
 
+class Forgetful(Endless):
+    """Forgets to return what it says at the example about b, and scores the one about c by no number."""
+
+    def reset(self, example: Example, seed: int) -> str:
+        self.response = example.response
+        return "begin"
+
+    def step(self, text: str) -> str:
+        return None if self.response == "b" else "half \ud800 a word"  # type: ignore[return-value]
+
+    def score(self) -> float | None:
+        return float("nan") if self.response == "c" else 1.0
+
+
 def talk(env: Callable[[], Env] = Guess, **fields: Any) -> MultiTurn:
     return MultiTurn(env, **({"sampling": SHORT, "turns": 3, "cut": "close"} | fields))
 
@@ -141,6 +155,14 @@ def test_one_turn_is_an_attempt_of_a_single_turn() -> None:
     alone, model = SingleTurn(SHORT).run(toy_model(), PROMPTS, 3, 5), toy_model()
     found = talk(Silent).run(model, PROMPTS, 3, 5)
     assert [[replace(t, notes={}, messages=()) for t in group] for group in found] == alone
+
+
+def test_an_example_without_an_answer_is_asked_whole() -> None:
+    asked = (Message("user", "think"), Message("assistant", "of what?"), Message("user", "of a"))
+    examples = [Example(messages=asked), Example(messages=(*asked, Message("assistant", "b")))]
+    found = talk(Silent).run(toy_model(), examples, 1, 0)
+    assert [trace.messages[:-1] for (trace,) in found] == [asked, asked]
+    assert found[0][0].prompt == found[1][0].prompt == SingleTurn(SHORT).run(toy_model(), examples, 1, 0)[0][0].prompt
 
 
 def test_an_attempt_is_drawn_turn_by_turn_from_its_tokens_as_they_are() -> None:
@@ -367,6 +389,15 @@ def test_an_environment_that_raises_breaks_its_own_attempt_alone() -> None:
     assert sum(row["error"].startswith("games.jsonl:1") for row in step.traces if "error" in row) == 2
 
 
+def test_an_environment_that_says_or_scores_what_is_none_breaks_its_own_attempt_alone() -> None:
+    fine, forgot, lost = (trace for (trace,) in play(talk(Forgetful), n=1))
+    assert (fine.reward, fine.error) == (1.0, "")
+    assert "half ? a word" in [m.content for m in fine.messages]
+    assert forgot.reward is lost.reward is None
+    assert forgot.error == "toy, turn 1: DataError: an environment said None: it says a text, or a tuple of messages."
+    assert lost.error.startswith("toy, turn 3: DataError: an environment gave the reward nan")
+
+
 @pytest.mark.parametrize("tokens", [None, 45])
 def test_an_environment_may_score_the_whole_when_it_is_over(tokens: int | None) -> None:
     """A limit of turns ends the attempts, or one of tokens."""
@@ -395,6 +426,9 @@ def test_what_cannot_be_played_is_refused_in_words() -> None:
         play(talk(tokens=10))
     with pytest.raises(ConfigError, match="leave room for one turn"):
         talk(turns=0)
+    for name, choices in {"trace": "turn", "credit": "onward", "cut": "close"}.items():
+        with pytest.raises(ConfigError, match=f"{name}='none': choose among .*'{choices}'"):
+            talk(**{name: "none"})
     with pytest.raises(ConfigError, match="temperature above 0"):
         talk(sampling=Sampling(temperature=0))
     with pytest.raises(DataError, match="refuses turns"):

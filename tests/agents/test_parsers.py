@@ -6,6 +6,7 @@ import pytest
 from everlearn.agents.parsers import Call, any_form, hermes, plain_json
 
 ADD = {"name": "add", "arguments": {"a": 1, "b": 2}}
+DEEP = "[" * 100_000
 CALL = Call("add", {"a": 1, "b": 2})
 
 
@@ -29,6 +30,10 @@ def test_calls_in_tags_are_found_in_order_with_words_around_them() -> None:
         (tag({"name": 3, "arguments": {}}), 'a call has a "name"'),
         (tag({"name": "add", "arguments": "[1, 2"}), 'a call has a "name"'),
         (tag(3), 'a call has a "name"'),
+        (tag([]), 'a call has a "name"'),
+        (tag({"name": "add", "arguments": DEEP}), 'a call has a "name"'),
+        (f"<tool_call>{DEEP}", "a call has to be JSON: maximum recursion"),
+        (f"<tool_call>{'7' * 5000}", "a call has to be JSON: Exceeds the limit"),
     ],
 )
 def test_a_tag_without_a_call_is_a_call_with_an_error(text: str, error: str) -> None:
@@ -53,7 +58,7 @@ def test_json_alone_or_in_fences_is_a_call_if_it_describes_one() -> None:
     text = json.dumps(ADD)
     assert plain_json(f" {text}\n") == (CALL,)
     assert plain_json(f"I add.\n```json\n{text}\n```\nand\n```\n{text}\n```") == (CALL, CALL)
-    for answer in ('{"sum": 3}', "3", "[1, 2]", "the sum is 3", "```\nx = 3\n```"):
+    for answer in ('{"sum": 3}', "3", "[1, 2]", "the sum is 3", "```\nx = 3\n```", DEEP, "7" * 5000):
         assert plain_json(answer) == ()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from dataclasses import replace
+from datetime import date
 from itertools import pairwise
 from typing import Any
 
@@ -54,6 +55,31 @@ def broken(what: str) -> dict[str, str]:
         what: to look for.
     """
     return {"found": {"a": "b"}[what]}
+
+
+class Shy:
+    """Shows nothing but its address."""
+
+
+class Mute:
+    """Cannot be shown."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def mute() -> Mute:
+    """Return what cannot be shown."""
+    return Mute()
+
+
+def echo(text: str) -> str:
+    """Say something again.
+
+    Args:
+        text: to say.
+    """
+    return text
 
 
 def untyped(a):  # type: ignore[no-untyped-def]
@@ -116,6 +142,11 @@ def test_what_cannot_be_told_of_is_refused(function: Any) -> None:
         Tools((name(function),))
 
 
+def test_two_tools_of_one_name_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"\['add'\] stand for more than one"):
+        Tools((name(add), name(look), name(add)))
+
+
 def test_results_come_in_a_turn_each_and_an_answer_without_a_call_is_the_last() -> None:
     tools = env()
     tools.reset(PROMPTS[0], 0)
@@ -156,7 +187,32 @@ def test_a_function_that_is_awaited_is_waited_for() -> None:
 def test_results_are_words_or_json() -> None:
     assert as_text("a b") == "a b"
     assert as_text({"a": (1, None), "b": "\u00e9"}) == '{"a": [1, null], "b": "\u00e9"}'
-    assert as_text({1}) == '"{1}"'
+    assert [as_text(v) for v in (1.5, True, None, float("nan"))] == ["1.5", "true", "null", "NaN"]
+
+
+def test_a_result_that_is_no_json_is_told_as_python_shows_it() -> None:
+    circle: list[Any] = [1]
+    circle.append(circle)
+    assert as_text({1}) == "{1}"
+    assert as_text({(0, 1): "a"}) == "{(0, 1): 'a'}"
+    assert as_text(circle) == "[1, [...]]"
+    assert as_text({"day": date(2026, 1, 2)}) == '{"day": "2026-01-02"}'
+    assert as_text([float("nan")]) == "[NaN]"
+    for told in (as_text(Shy()), as_text([Shy()])):
+        assert "Shy object" in told
+        assert "0x" not in told, "addresses differ from run to run"
+
+
+def test_a_result_that_cannot_be_shown_is_an_error_that_the_model_is_told_of() -> None:
+    heard = Tools((name(mute),))().step(call(("mute", {}), ("mute", {})))
+    assert heard.messages == (Message("tool", "Error: ValueError: no words"),) * 2
+    assert heard.info == {"calls": 2, "failed calls": 2}
+
+
+def test_half_a_character_is_told_as_a_question_mark() -> None:
+    told = Tools((name(echo),))().step(call(("echo", {"text": "a \ud800 b"}))).messages
+    assert told == (Message("tool", "a ? b"),)
+    assert render_prompt(model(KNOWING).tokenizer, told)
 
 
 def test_tools_can_be_told_of_in_the_systems_turn() -> None:
@@ -168,6 +224,15 @@ def test_tools_can_be_told_of_in_the_systems_turn() -> None:
     assert (second,) == PROMPTS[0].prompt
     begun = Example(messages=(Message("system", "be brief."), *PROMPTS[0].messages))
     assert env(told="system").reset(begun, 0).messages[0].content == f"be brief.\n\n{first.content}"
+
+
+@pytest.mark.parametrize("told", ["template", "system"])
+def test_an_example_without_an_answer_is_asked_whole(told: str) -> None:
+    asked = (Message("user", "add a"), Message("assistant", "to what?"), Message("user", "to b"))
+    for messages in (asked, (*asked, Message("assistant", "c"))):
+        assert env(told=told).reset(Example(messages=messages), 0).messages[-3:] == asked
+    alone = env(told="system").reset(Example(messages=(Message("assistant", "a"),)), 0).messages
+    assert [m.role for m in alone] == ["system"]
 
 
 def rollout(**fields: Any) -> MultiTurn:
@@ -208,3 +273,5 @@ def test_tools_are_an_expression() -> None:
         parse(f"Tools(('{__name__}:subtract',))")
     with pytest.raises(ConfigError, match="give a call some time"):
         replace(Calling(), seconds=0.0)
+    with pytest.raises(ConfigError, match=r"told='user': choose among .*'system'"):
+        Calling(told="user")  # type: ignore[arg-type]

@@ -86,5 +86,7 @@ def test_a_call_that_is_made_in_failures_alone_is_credited_by_the_key() -> None:
     rewards = [1.0, 0.0, 0.0, 0.0, 0.0]
     by_task = advantages(rewards, ["task"] * 5)
     by_agent = advantages(rewards, [("task", "a"), ("task", "a"), ("task", "b"), ("task", "b"), ("task", "b")])
+    by_attempt = advantages([1.0, 0.0], ["task"] * 2)  # each attempt once, however many calls it made
+    assert by_attempt == [0.5, -0.5]
     assert by_task[2:] == pytest.approx([-0.2] * 3)
     assert by_agent[2:] == [0.0] * 3

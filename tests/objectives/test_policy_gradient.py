@@ -27,7 +27,9 @@ from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.objectives.rollouts import SingleTurn
 from everlearn.objectives.surrogates import Clip, Reinforce
 from everlearn.randomness import permutation, seed_of
+from everlearn.rewards.extraction import Tagged
 from everlearn.rewards.reward import Answer, Scored
+from everlearn.rewards.votes import MajorityVote
 from everlearn.testing.toys import question, toy_folder, toy_model, toy_stream
 from everlearn.traces import Trace
 from everlearn.types import Stream
@@ -196,6 +198,13 @@ def test_what_cannot_be_scored_is_left_out_and_counted() -> None:
     assert all(a.advantage is None and a.trace.reward is None for a in blind)
     learned = sum(int(attempts_of(b).max()) + 1 for b in first(objective, plan=replace(PLAN, batch_size=6)).batches)
     assert 0 < learned < 48
+
+
+def test_a_vote_in_which_nobody_answers_is_skipped_and_counted() -> None:
+    step = first(policy(reward=MajorityVote(extract=Tagged())))
+    assert step.batches == ()
+    assert step.notes["unscorable"] == step.notes["unanswered"] == 1.0
+    assert "reward" not in step.notes
 
 
 def test_an_attempt_that_did_as_well_as_its_group_is_counted_among_it() -> None:

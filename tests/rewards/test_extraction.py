@@ -13,7 +13,9 @@ from everlearn.rewards.extraction import Boxed, Marked, Number, Tagged, WholeTex
         (WholeText(), " \n", None),
         (Marked(), "3 + 4\n#### 7 \nDone.", "7"),
         (Marked(), "#### 6\n#### 7", "7"),
-        (Marked("Answer:"), "Answer:\n7", "7"),
+        (Marked("Answer:"), "Answer: 7", "7"),
+        (Marked("Answer:"), "Answer:\n7", None),
+        (Marked(), "#### 6\n####\n7", None),
         (Marked(), "7", None),
         (Marked(), "####", None),
         (Marked(), "#### \n", None),
@@ -31,6 +33,11 @@ from everlearn.rewards.extraction import Boxed, Marked, Number, Tagged, WholeTex
         (Number("first"), "-3 + 4 = 7.", "-3"),
         (Number(), "it is 1,234.50 now", "1,234.50"),
         (Number(), "one half, 1/2.", "1/2"),
+        (Number(), "it is 3/1,000.", "3/1,000"),
+        (Number(), "1,234.5 / 2,000.25", "1,234.5 / 2,000.25"),
+        (Number(), "3/.5", "3/.5"),
+        (Number(), "3/-4", "3/-4"),
+        (Number(), "x is -.5", "-.5"),
         (Number(), "5-3", "3"),
         (Number(), "seven", None),
     ],
@@ -42,5 +49,7 @@ def test_answers_by_hand(extract, text, found):
 def test_settings_that_find_nothing_are_refused():
     with pytest.raises(ConfigError, match="mark is empty"):
         Marked("")
+    with pytest.raises(ConfigError, match="tag is empty"):
+        Tagged("")
     with pytest.raises(ConfigError, match="'middle'; use 'first' or 'last'"):
         Number("middle")

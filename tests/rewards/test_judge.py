@@ -57,6 +57,40 @@ def test_a_mark_that_cannot_be_read_or_is_off_the_scale_is_none():
     assert scores(Judge(by_length, scale=(1, 5)), "", "abcdef") == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("said", "mark"),
+    [
+        ("Rating: -1", None),
+        ("**Rating:** +3", 0.5),
+        ("Rating - 3", 0.5),
+        ("Rating (1-5): 4", 0.75),
+        ("Rating: (4)", 0.75),
+        ("Rating: .5", None),
+        ("Rating: 1.5", 0.125),
+        ("Rating: 1,000", None),
+        ("__Rating__: 3", 0.5),
+        ("Rating: \u22123", None),
+        ("Overrating: 3", None),
+    ],
+)
+def test_a_mark_is_read_with_its_sign_and_all_its_digits(said, mark):
+    assert scores(Judge(lambda messages: said, scale=(1, 5)), "a") == [mark]
+
+
+def test_a_scale_may_go_below_nothing():
+    assert scores(Judge(lambda messages: "Rating: -1", scale=(-2, 2)), "a") == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("said", "shares"),
+    [("Verdict: a tie", [0.5, 0.5]), ("**Verdict:** A", [1, 0]), ("Verdict: able", [None, None])],
+)
+def test_a_tie_is_not_read_as_its_article(said, shares):
+    """The first of two replies wins in its second place, so that the other order alone decides."""
+    judge = PairJudge(lambda messages: said if pair(messages) == ("a", "b") else "Verdict: B")
+    assert scores(judge, "a", "b") == shares
+
+
 def test_every_pair_is_judged():
     # "abc" beats both, "ab" beats one of two, "a" none
     assert scores(PairJudge(longer), "ab", "abc", "a") == [0.5, 1, 0]

@@ -2,8 +2,6 @@
 
 import pytest
 
-pytest.importorskip("math_verify", reason="needs math-verify: pip install 'everlearn[rl]'.")
-
 from everlearn.rewards import latex
 
 

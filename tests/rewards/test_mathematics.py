@@ -1,6 +1,6 @@
-"""Mathematics is compared by what it means, where math-verify is installed."""
+"""Mathematics is compared by what it means; without math-verify it is said how to get it."""
 
-from importlib.util import find_spec
+import sys
 from threading import Thread
 
 import pytest
@@ -12,8 +12,6 @@ from everlearn.rewards.mathematics import MathEqual, SameMath
 from everlearn.rewards.reward import Answer
 from everlearn.rewards.votes import MajorityVote
 
-NEEDED = pytest.mark.skipif(find_spec("math_verify") is None, reason="needs math-verify: pip install 'everlearn[rl]'.")
-
 
 def asked(target):
     return Example(messages=(Message("user", "?"), Message("assistant", target)))
@@ -23,14 +21,14 @@ def score(target, text, reward=None):
     return (reward or MathEqual()).score(asked(target), [Answer(text)])[0]
 
 
-@pytest.mark.skipif(find_spec("math_verify") is not None, reason="is about machines without math-verify.")
-def test_math_verify_that_is_not_installed_says_how_to_get_it():
+def test_math_verify_that_is_not_installed_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "math_verify", None)  # as Python marks what cannot be imported
+    monkeypatch.delitem(sys.modules, "everlearn.rewards.latex", raising=False)
     for ask in (lambda: score("1", "1"), lambda: SameMath().same("1", "2")):
         with pytest.raises(ConfigError, match=r"pip install 'everlearn\[rl\]'"):
             ask()
 
 
-@NEEDED
 @pytest.mark.parametrize(
     ("target", "text", "expected"),
     [
@@ -53,20 +51,17 @@ def test_scores_by_hand(target, text, expected):
     assert score(target, text) == expected
 
 
-@NEEDED
 def test_an_answer_may_be_found_first():
     boxed = MathEqual(extract=Boxed())
     assert score("7", r"\boxed{7}, not $8$", boxed) == 1
     assert score("7", "7", boxed) == 0
 
 
-@NEEDED
 def test_what_takes_too_long_is_not_waited_for():
     huge = "$" + "+".join(f"\\sin(x+{i})^{{{i}}}" for i in range(200)) + "$"
     assert score("7", huge, MathEqual(seconds=1)) == 0
 
 
-@NEEDED
 def test_one_half_votes_for_a_half_however_written():
     vote = MajorityVote(extract=Boxed(), equality=SameMath())
     group = [Answer(f"\\boxed{{{text}}}") for text in (r"\frac{1}{2}", "0.5", "1/2", "2", "2")]
@@ -75,13 +70,11 @@ def test_one_half_votes_for_a_half_however_written():
     assert by_writing.score(asked("unknown"), group) == [0, 0, 0, 1, 1]
 
 
-@NEEDED
 def test_equality_is_the_same_both_ways():
     for one, other in [("x = 3", "3"), ("1 < x < 2", "(1, 2)"), ("1/2", "0.5"), ("7", "8")]:
         assert SameMath().same(one, other) == SameMath().same(other, one)
 
 
-@NEEDED
 def test_outside_the_main_thread_no_time_can_be_kept():
     said = []
 

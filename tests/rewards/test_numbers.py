@@ -6,6 +6,7 @@ import pytest
 
 from everlearn.errors import ConfigError
 from everlearn.examples import Example, Message
+from everlearn.rewards.extraction import Boxed, Marked
 from everlearn.rewards.numbers import NumericEqual, SameNumber, number
 from everlearn.rewards.reward import Answer
 
@@ -25,13 +26,21 @@ def score(reward, target, text):
         (NumericEqual(), "1/2", "0.5", 1),
         (NumericEqual(), "1/2", "it is 2/4", 1),
         (NumericEqual(), "2", "1/2", 0),
+        (NumericEqual(), "0.003", "so it is 3/1,000", 1),
+        (NumericEqual(), "3/1,000", "3", 0),
+        (NumericEqual(), "7", "7" * 5000, 0),
         (NumericEqual(), "7", "seven", 0),
         (NumericEqual(), "7", "", 0),
         (NumericEqual(), "seven", "7", None),
-        (NumericEqual(marker="####"), "7", "#### 7", 1),
-        (NumericEqual(marker="####"), "7", "7", 0),
+        (NumericEqual(extract=Marked()), "7", "#### 7", 1),
+        (NumericEqual(extract=Marked()), "7", "7", 0),
+        (NumericEqual(extract=Marked()), "7", "#### 8\n7 is wrong", 0),
+        (NumericEqual(extract=Boxed()), "7", "\\boxed{7}, not 8", 1),
+        (NumericEqual("first", Marked()), "7", "3 + 4\n#### 7, not 8", 1),
         (NumericEqual(), "0.33", "1/3", 0),
         (NumericEqual(tolerance=0.01), "0.33", "1/3", 1),
+        (NumericEqual(tolerance=0.3), "1", "1.3", 1),
+        (NumericEqual(tolerance=0.3), "1", "1.31", 0),
         (NumericEqual(), "9007199254740993", "9007199254740992", 0),
     ],
 )
@@ -45,6 +54,10 @@ def test_scores_by_hand(reward, target, text, expected):
         ("1/2", Fraction(1, 2)),
         (" .5 ", Fraction(1, 2)),
         ("-1,000", -1000),
+        ("3/1,000", Fraction(3, 1000)),
+        ("1,000 / 2,000", Fraction(1, 2)),
+        ("3/-4", Fraction(-3, 4)),
+        ("1" * 5000, None),
         ("1/0", None),
         ("7 apples", None),
         ("", None),

@@ -57,8 +57,16 @@ def test_a_program_is_judged_by_what_it_prints():
     assert score(tests, "print(sum(map(int, input().split())))\n1 / 0") == 0
 
 
+def test_a_single_test_needs_no_list():
+    adds = {"stdin": "3 4\n", "stdout": "7\n"}
+    assert score(adds, "print(sum(map(int, input().split())))") == 1
+    assert score(adds, "print(8)") == 0
+    assert [r.status for r in UnitTests().results(asked(adds), Answer("print(7)"))] == ["passed"]
+
+
 def test_without_tests_nothing_can_be_scored():
-    assert score([], RIGHT) is None
+    for none in ([], (), "", None):
+        assert score(none, RIGHT) is None
     assert UnitTests().score(Example(text="A document."), [Answer(RIGHT)]) == [None]
 
 
@@ -76,7 +84,7 @@ def test_people_can_see_how_each_test_ended():
 
 
 def test_a_test_that_is_none_is_refused():
-    for wrong in ([7], [{"stdin": "3"}]):
+    for wrong in ([7], [{"stdin": "3"}], {"stdin": "3"}, 7, [" "], " \n"):
         with pytest.raises(DataError, match=r"rows:3: the test .* is neither"):
             score(wrong, RIGHT)
     with pytest.raises(ConfigError, match="workers is 0"):
