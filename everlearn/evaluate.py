@@ -15,9 +15,10 @@ from everlearn.config import dump
 from everlearn.examples import Example
 from everlearn.files import read_json, write_json
 from everlearn.metrics.likelihood import Choice
-from everlearn.models.answers import TOKENS, answer, identify
+from everlearn.models.answers import BEYOND, TOKENS, answer, identify
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.parallel import Processes
+from everlearn.models.rope import allow
 from everlearn.types import Given, Metric, Outcome, Progress, Question, Reply, Stream
 
 Scored = Literal["all", "past", "last"]
@@ -84,6 +85,16 @@ def exams(stream: Stream, suite: Sequence[Example] = ()) -> list[Exam]:
         )
         for name in abilities
     ]
+
+
+def reaching(model: LanguageModel, stream: Stream) -> LanguageModel:
+    """The base model, which may now be asked about texts as long as the stream's longest stage.
+
+    Beyond what it was trained to it may know nothing; that is seen in its row.
+    """
+    if longest := max((experience.length or 0 for experience in stream), default=0):
+        allow(model.module, longest + BEYOND)
+    return model
 
 
 def asked_after(exams: Sequence[Exam], names: Sequence[str], number: int, scored: Scored) -> list[Exam]:
