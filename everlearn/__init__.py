@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import DoRA, LoRA, RSLoRA
     from everlearn.methods.anchors import EWC, L2SP
     from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
+    from everlearn.methods.context import AdjustedBase, PositionInterpolation, YaRN
     from everlearn.methods.critic import Critic
     from everlearn.methods.dark_replay import DER, DERPP
     from everlearn.methods.distillation import LwF, NewInputsKL, OldInputsKL
@@ -133,6 +134,7 @@ _HOMES = {
     "everlearn.methods.adapters": "DoRA LoRA RSLoRA",
     "everlearn.methods.anchors": "EWC L2SP",
     "everlearn.methods.averaging": "EMA LMCocktail ModelStock Soup WiSEFT",
+    "everlearn.methods.context": "AdjustedBase PositionInterpolation YaRN",
     "everlearn.methods.critic": "Critic",
     "everlearn.methods.dark_replay": "DER DERPP",
     "everlearn.methods.distillation": "LwF NewInputsKL OldInputsKL",
@@ -169,10 +171,10 @@ _HOMES = {
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
-    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.actor_critic": "ActorCritic",
     "everlearn.objectives.continual_policy": "CPPO",
     "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
+    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
     "everlearn.objectives.preference": "Preference",
@@ -236,6 +238,7 @@ __all__ = [
     "TTRL",
     "ActorCritic",
     "AdamW",
+    "AdjustedBase",
     "AllOf",
     "Answer",
     "Answered",
@@ -307,6 +310,7 @@ __all__ = [
     "Pairing",
     "Part",
     "PolicyGradient",
+    "PositionInterpolation",
     "Preference",
     "PrefixMatch",
     "Processes",
@@ -365,6 +369,7 @@ __all__ = [
     "Weighted",
     "WholeText",
     "WiSEFT",
+    "YaRN",
     "audit",
     "blurry",
     "chain",
