@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from everlearn.methods.task_vectors import OPCM, SLERP, MagMax, TaskArithmetic
     from everlearn.methods.tree_lora import TreeLoRA
     from everlearn.metrics.likelihood import Choice, TokenAccuracy, TokenLikelihood
+    from everlearn.metrics.needles import Found, Needles
     from everlearn.metrics.overlap import EditSimilarity, RougeL, Sari
     from everlearn.metrics.suites import general_suite
     from everlearn.metrics.text import ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
@@ -91,7 +92,7 @@ if TYPE_CHECKING:
     from everlearn.objectives.rollouts import SingleTurn
     from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip
     from everlearn.references import in_context, joint, single
-    from everlearn.registry.gates import AllOf, Learn, Retain
+    from everlearn.registry.gates import AllOf, Learn, Reached, Recovered, Retain
     from everlearn.registry.promotion import Promotion
     from everlearn.rewards.extraction import Boxed, Marked, Number, Tagged, WholeText
     from everlearn.rewards.judge import Judge, PairJudge
@@ -164,6 +165,7 @@ _HOMES = {
     "everlearn.methods.task_vectors": "MagMax OPCM SLERP TaskArithmetic",
     "everlearn.methods.tree_lora": "TreeLoRA",
     "everlearn.metrics.likelihood": "Choice TokenAccuracy TokenLikelihood",
+    "everlearn.metrics.needles": "Found Needles",
     "everlearn.metrics.overlap": "EditSimilarity RougeL Sari",
     "everlearn.metrics.suites": "general_suite",
     "everlearn.metrics.text": "ExactMatch NumericMatch PrefixMatch ReasoningGym",
@@ -181,7 +183,7 @@ _HOMES = {
     "everlearn.objectives.rollouts": "SingleTurn",
     "everlearn.objectives.surrogates": "CISPO Clip Reinforce SequenceClip",
     "everlearn.references": "in_context joint single",
-    "everlearn.registry.gates": "AllOf Learn Retain",
+    "everlearn.registry.gates": "AllOf Learn Reached Recovered Retain",
     "everlearn.registry.promotion": "Promotion",
     "everlearn.rewards.extraction": "Boxed Marked Number Tagged WholeText",
     "everlearn.rewards.judge": "Judge PairJudge",
@@ -267,6 +269,7 @@ __all__ = [
     "Finished",
     "Flywheel",
     "Format",
+    "Found",
     "Freeze",
     "GDumb",
     "Grid",
@@ -297,6 +300,7 @@ __all__ = [
     "ModelStock",
     "MultiTurn",
     "NLoRA",
+    "Needles",
     "NewInputsKL",
     "NextToken",
     "Number",
@@ -318,8 +322,10 @@ __all__ = [
     "Promotion",
     "RSLoRA",
     "RWalk",
+    "Reached",
     "ReasoningGym",
     "Recipe",
+    "Recovered",
     "Reinforce",
     "Replay",
     "RepresentativeReplay",
