@@ -204,5 +204,5 @@ def test_an_experience_may_have_longer_rows_than_the_others(toy: str, tmp_path: 
     assert made.matrix.learned == 2
     assert not (tmp_path / "long" / "rejected.jsonl").exists()
     assert [e["length"] for e in made.files.asked()["stream"]["experiences"]] == [90, 96]
-    with pytest.raises(DataError, match="rejected"):
+    with pytest.raises(DataError, match="85 tokens, more than length=64"):
         run(learner, Stream((replace(stages[0], length=None),)), tmp_path / "short", QUIET)
