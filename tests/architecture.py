@@ -108,6 +108,7 @@ WHOLE = {
     "documents",
     "launches",
     "laws",
+    "long_context",
     "razor",
     "trajectories",
     "stories",

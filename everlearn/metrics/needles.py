@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from statistics import fmean
 
@@ -88,7 +89,8 @@ class Needles:
         sentences = list(islice(straw, length))  # each is a token at least
 
         def prompt(count: int, end: str) -> str:
-            return f"{_hidden([*sentences[:count], *filter(None, [end])], needles)}\n\n{_question(named)}"
+            straw = [*sentences[: count - 1], sentences[count - 1] + end] if count else [end.strip()] if end else []
+            return f"{_hidden(straw, needles)}\n\n{_question(named)}"
 
         def size(text: str) -> int:
             return len(render_prompt(tokenizer, (Message("user", text),)))
@@ -217,14 +219,27 @@ def _of_length(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if size(prompt(middle, "")) <= length else (low, middle)
-    end, words = "", [f" {word}" for word in sentences[low].split()]
-    while (now := size(prompt(low, end))) < length:
-        longer = [(end + piece).lstrip() for piece in (*words, *FILLERS)]
-        fits = next((i for i, more in enumerate(longer) if now < size(prompt(low, more)) <= length), None)
+
+    def sized(count: int, end: str) -> int:
+        return size(prompt(count, end))
+
+    for count in range(low, max(low - 3, -1), -1):
+        end = _ending(length, partial(sized, count), sentences[count].split())
+        if end is not None:
+            return prompt(count, end)
+    raise DataError(f"{where}: {length} tokens cannot be met exactly; ask for a few more or fewer.")
+
+
+def _ending(length: int, size: Callable[[str], int], words: Sequence[str]) -> str | None:
+    """What follows whole sentences, so that a prompt has its length; None where nothing does."""
+    end, more = "", [f" {word}" for word in words]
+    while (now := size(end)) < length:
+        longer = [end + piece for piece in (*more, *FILLERS)]
+        fits = next((i for i, one in enumerate(longer) if now < size(one) <= length), None)
         if fits is None:
-            raise DataError(f"{where}: {length} tokens cannot be met exactly, only {now}; ask for a few more or fewer.")
-        end, words = longer[fits], words[fits + 1 :]
-    return prompt(low, end)
+            return None
+        end, more = longer[fits], more[fits + 1 :]
+    return end
 
 
 def _turned(haystack: Sequence[str], rng: random.Random) -> Iterator[str]:
