@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from everlearn.methods.adapters import DoRA, LoRA, RSLoRA
     from everlearn.methods.anchors import EWC, L2SP
     from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
+    from everlearn.methods.context import AdjustedBase, PositionInterpolation, YaRN
     from everlearn.methods.critic import Critic
     from everlearn.methods.dark_replay import DER, DERPP
     from everlearn.methods.distillation import LwF, NewInputsKL, OldInputsKL
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from everlearn.methods.task_vectors import OPCM, SLERP, MagMax, TaskArithmetic
     from everlearn.methods.tree_lora import TreeLoRA
     from everlearn.metrics.likelihood import Choice, TokenAccuracy, TokenLikelihood
+    from everlearn.metrics.needles import Found, Needles
     from everlearn.metrics.overlap import EditSimilarity, RougeL, Sari
     from everlearn.metrics.suites import general_suite
     from everlearn.metrics.text import ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
@@ -92,7 +94,7 @@ if TYPE_CHECKING:
     from everlearn.objectives.selective import Selective
     from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip
     from everlearn.references import in_context, joint, single
-    from everlearn.registry.gates import AllOf, Learn, Retain
+    from everlearn.registry.gates import AllOf, Learn, Reached, Recovered, Retain
     from everlearn.registry.promotion import Promotion
     from everlearn.rewards.extraction import Boxed, Marked, Number, Tagged, WholeText
     from everlearn.rewards.judge import Judge, PairJudge
@@ -139,6 +141,7 @@ _HOMES = {
     "everlearn.methods.adapters": "DoRA LoRA RSLoRA",
     "everlearn.methods.anchors": "EWC L2SP",
     "everlearn.methods.averaging": "EMA LMCocktail ModelStock Soup WiSEFT",
+    "everlearn.methods.context": "AdjustedBase PositionInterpolation YaRN",
     "everlearn.methods.critic": "Critic",
     "everlearn.methods.dark_replay": "DER DERPP",
     "everlearn.methods.distillation": "LwF NewInputsKL OldInputsKL",
@@ -169,6 +172,7 @@ _HOMES = {
     "everlearn.methods.task_vectors": "MagMax OPCM SLERP TaskArithmetic",
     "everlearn.methods.tree_lora": "TreeLoRA",
     "everlearn.metrics.likelihood": "Choice TokenAccuracy TokenLikelihood",
+    "everlearn.metrics.needles": "Found Needles",
     "everlearn.metrics.overlap": "EditSimilarity RougeL Sari",
     "everlearn.metrics.suites": "general_suite",
     "everlearn.metrics.text": "ExactMatch NumericMatch PrefixMatch ReasoningGym",
@@ -187,7 +191,7 @@ _HOMES = {
     "everlearn.objectives.selective": "Selective",
     "everlearn.objectives.surrogates": "CISPO Clip Reinforce SequenceClip",
     "everlearn.references": "in_context joint single",
-    "everlearn.registry.gates": "AllOf Learn Retain",
+    "everlearn.registry.gates": "AllOf Learn Reached Recovered Retain",
     "everlearn.registry.promotion": "Promotion",
     "everlearn.rewards.extraction": "Boxed Marked Number Tagged WholeText",
     "everlearn.rewards.judge": "Judge PairJudge",
@@ -248,6 +252,7 @@ __all__ = [
     "TTRL",
     "ActorCritic",
     "AdamW",
+    "AdjustedBase",
     "AllOf",
     "AnnealingProbe",
     "Answer",
@@ -278,6 +283,7 @@ __all__ = [
     "Finished",
     "Flywheel",
     "Format",
+    "Found",
     "Freeze",
     "GDumb",
     "Grid",
@@ -310,6 +316,7 @@ __all__ = [
     "ModelStock",
     "MultiTurn",
     "NLoRA",
+    "Needles",
     "NewInputsKL",
     "NextToken",
     "Novelty",
@@ -324,6 +331,7 @@ __all__ = [
     "Pairing",
     "Part",
     "PolicyGradient",
+    "PositionInterpolation",
     "Preference",
     "PrefixMatch",
     "Processes",
@@ -332,8 +340,10 @@ __all__ = [
     "Quality",
     "RSLoRA",
     "RWalk",
+    "Reached",
     "ReasoningGym",
     "Recipe",
+    "Recovered",
     "Reinforce",
     "Replay",
     "RepresentativeReplay",
@@ -388,6 +398,7 @@ __all__ = [
     "WholeText",
     "WiSEFT",
     "WordEntropy",
+    "YaRN",
     "audit",
     "blurry",
     "chain",

@@ -15,9 +15,10 @@ from everlearn.config import dump
 from everlearn.examples import Example
 from everlearn.files import read_json, write_json
 from everlearn.metrics.likelihood import Choice
-from everlearn.models.answers import TOKENS, answer, identify
+from everlearn.models.answers import TOKENS, answer, identify, length
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.parallel import Processes
+from everlearn.models.rope import allow
 from everlearn.types import Given, Metric, Outcome, Progress, Question, Reply, Stream
 
 Scored = Literal["all", "past", "last"]
@@ -84,6 +85,18 @@ def exams(stream: Stream, suite: Sequence[Example] = ()) -> list[Exam]:
         )
         for name in abilities
     ]
+
+
+def reaching(model: LanguageModel, stream: Stream) -> LanguageModel:
+    """The base model, which may now be asked what stages of a growing context ask, however long.
+
+    Beyond what it was trained to it may know nothing; that is seen in its row.
+    """
+    staged = [e for e in stream if e.length is not None and e.metric.question == "generate"]
+    sizes = [length(model, "generate", item, Given(e.candidates)) for e in staged for item in e.test]
+    if sizes:
+        allow(model.module, max(sizes))
+    return model
 
 
 def asked_after(exams: Sequence[Exam], names: Sequence[str], number: int, scored: Scored) -> list[Exam]:

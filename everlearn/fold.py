@@ -19,7 +19,7 @@ from everlearn.config import dump, show
 from everlearn.data.rejects import BAD_ROWS, Reject, check_rejects, write_rejects
 from everlearn.data.sequences import select
 from everlearn.errors import ConfigError, DataError, Interrupted
-from everlearn.evaluate import Scored, asked_after, exams, rounds
+from everlearn.evaluate import Scored, asked_after, exams, reaching, rounds
 from everlearn.examples import Example
 from everlearn.files import lock
 from everlearn.learner import Learner, learn
@@ -32,7 +32,7 @@ from everlearn.registry.gates import AllOf, Gate
 from everlearn.registry.ledger import Event, Kind
 from everlearn.run_folder import RunFolder, describe_device, describe_stream
 from everlearn.stopping import stoppable
-from everlearn.types import Outcome, Progress, Silent, State, Stream
+from everlearn.types import Experience, Outcome, Progress, Silent, State, Stream
 from everlearn.watch import Watch
 
 Answers = dict[str, tuple[Outcome, ...]]
@@ -162,7 +162,7 @@ class _Work:
     def start(self) -> None:
         """Load the model, set bad rows aside, and go to where the run was stopped."""
         self.progress.update(f"loading {self.learner.model}", 0, 1)
-        self.model = self.learner.open()
+        self.model = reaching(self.learner.open(), self.stream)
         self.processes.by_main(self.folder.describe, self._asked(), self.model.identity, describe_device(self.model))
         self.progress.update(f"loading {self.learner.model}", 1, 1)
         self.stream = self._fitting()
@@ -198,7 +198,7 @@ class _Work:
 
     def _back(self, number: int) -> Answers:
         """Go back to the version that was kept; what it answers after so many experiences."""
-        self.model = self.learner.restore(self.learner.open(), self.state)
+        self.model = self.learner.restore(reaching(self.learner.open(), self.stream), self.state)
         return self._answers(self.version, number)
 
     def _repeat(self, event: Event) -> None:
@@ -264,7 +264,7 @@ class _Work:
         }
 
     def _fitting(self) -> Stream:
-        """The stream without conversations longer than the recipe's length; what is left out is kept in a file.
+        """The stream without conversations longer than its experiences' rows; what is left out is kept in a file.
 
         Raises:
             DataError: if more rows would be left out than the settings allow.
@@ -273,8 +273,8 @@ class _Work:
         parts, total = [], 0
         for number, experience in enumerate(self.stream):
             self.progress.update("reading the stream", number, len(self.stream), experience.name)
-            train = self._shorter(experience.train, found)
-            parts.append(replace(experience, train=train, validation=self._shorter(experience.validation, found)))
+            train, validation = (self._shorter(p, experience, found) for p in (experience.train, experience.validation))
+            parts.append(replace(experience, train=train, validation=validation))
             total += len(experience.train) + len(experience.validation)
         if found or self.settings.rejects:
             self.processes.by_main(write_rejects, self.folder.root / "rejected.jsonl", [*self.settings.rejects, *found])
@@ -285,9 +285,9 @@ class _Work:
         self.progress.update("reading the stream", len(parts), len(parts))
         return replace(self.stream, experiences=tuple(parts))
 
-    def _shorter(self, examples: Sequence[Example], found: list[Reject]) -> Sequence[Example]:
-        """The examples that fit; the others are added to `found`."""
-        length, before = self.learner.recipe.length, len(found)
+    def _shorter(self, examples: Sequence[Example], of: Experience, found: list[Reject]) -> Sequence[Example]:
+        """The examples that fit into an experience's rows; the others are added to `found`."""
+        length, before = of.length or self.learner.recipe.length, len(found)
         kept = array("Q")
         for number, example in enumerate(examples):
             size = 0 if example.text else longest(self.model, example)

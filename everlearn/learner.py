@@ -116,7 +116,7 @@ class _Lesson:
         require_sharding(self.method, processes.sharding)
         self.hooks, self.recipe, self.state, self.experience = overrides(self.method), recipe, state, experience
         self.base = seed_of(learner.seed, len(state.seen), experience.name)
-        plan = Plan(recipe.batch_size, recipe.tokens, recipe.length)
+        plan = Plan(recipe.batch_size, recipe.tokens, experience.length or recipe.length)
         self.at, self.saved, self.best, self.enough = Position(), time.monotonic(), dict[str, Tensor](), False
         self.context = Context(model, experience, plan, learner.seed, len(state.seen), note=self._note)
         torch.manual_seed(self.base)

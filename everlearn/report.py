@@ -16,10 +16,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from everlearn.comparison import Comparison
 from everlearn.definitions import DEFINITIONS
 from everlearn.errors import ConfigError
-from everlearn.figures import change_lines, loss_curve, loss_lines, score_lines
+from everlearn.figures import change_lines, loss_curve, loss_lines, score_lines heat_map,
 from everlearn.files import write_atomic
 from everlearn.fold import Run
 from everlearn.measures import Measure
+from everlearn.metrics.needles import grid
 from everlearn.run_view import RunView, expression
 from everlearn.types import Outcome
 from everlearn.verdict import lost, verdict
@@ -56,7 +57,10 @@ class Item:
 
 @dataclass(frozen=True)
 class ExperienceView:
-    """What the page says about one experience."""
+    """What the page says about one experience.
+
+    `needles` are heat maps where its test is a grid of them: of a run, under a version, as a drawing.
+    """
 
     name: str
     number: int
@@ -65,6 +69,7 @@ class ExperienceView:
     objective: str
     figure: str
     items: tuple[Item, ...]
+    needles: tuple[tuple[RunView, str, str], ...] = ()
 
 
 def write_report(runs: Mapping[str, Run], path: Path) -> Path:
@@ -162,7 +167,21 @@ def _experience(runs: Sequence[RunView], name: str, number: int) -> ExperienceVi
         objective=expression(about["objective"]),
         figure=score_lines(title, series, learned.pop() if len(learned) == 1 else None),
         items=_items(having, name),
+        needles=tuple(found for run in having for found in _needles(run, name)),
     )
+
+
+def _needles(run: RunView, name: str) -> list[tuple[RunView, str, str]]:
+    """Heat maps of the base model, of the version that had just learned the experience, and of the last one."""
+    column, learned, found = run.matrix.names.index(name), run.matrix.learned, list[tuple[RunView, str, str]]()
+    labels = {0: "base", column + 1: "just learned"} | ({learned: "at the end"} if learned > column + 1 else {})
+    for version in sorted(v for v in labels if v <= learned):
+        read = grid(list(run.tests.values()), run.matrix.rows[version].items(column))
+        if read is not None:
+            title = f"Needles found of {name}, {labels[version]}, run {run.name}"
+            depths = [percent(depth) for depth in read.depths]
+            found.append((run, labels[version], heat_map(title, [*map(str, read.lengths)], depths, read.scores)))
+    return found
 
 
 def _places(runs: Sequence[RunView], name: str) -> list[int]:

@@ -174,7 +174,8 @@ def fingerprint(experience: Experience) -> dict[str, Any]:
         digest.update(example.key.encode())
     about = {"name": experience.name, "train": len(train), "test": len(experience.test), "rows": digest.hexdigest()}
     judged = {"objective": dump(experience.objective), "metric": dump(experience.metric)}
-    return about | judged | {"candidates": list(experience.candidates)}
+    rows = {} if experience.length is None else {"length": experience.length}
+    return about | judged | rows | {"candidates": list(experience.candidates)}
 
 
 def describe_stream(stream: Stream) -> dict[str, Any]:

@@ -140,6 +140,7 @@ class Experience:
         metric: how it is judged.
         labels: the closed set of answers, where there is one.
         candidates: the answers offered at inference, set by the stream's scenario; empty means free generation.
+        length: longest row in tokens while it is learned, as where contexts grow by stages; None takes the recipe's.
     """
 
     name: str
@@ -150,11 +151,14 @@ class Experience:
     validation: Sequence[Example] = ()
     labels: tuple[str, ...] = ()
     candidates: tuple[str, ...] = ()
+    length: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a name that could not be a file's."""
+        """Refuse a name that could not be a file's, and rows without a target."""
         if not self.name or not all(c.isalnum() or c in "._-" for c in self.name):
             raise ConfigError(f"experience name {self.name!r}: use letters, digits, and any of . _ - only.")
+        if self.length is not None and self.length < 2:
+            raise ConfigError(f"experience {self.name}: length={self.length} is too small; give 2 tokens or more.")
 
 
 @dataclass(frozen=True)

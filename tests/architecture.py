@@ -109,6 +109,8 @@ WHOLE = {
     "documents",
     "launches",
     "laws",
+    "long_context",
+    "razor",
     "trajectories",
     "stories",
     "trl_losses",

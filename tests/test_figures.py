@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from everlearn.figures import VARIABLES, change_lines, loss_curve, loss_lines, score_lines
+from everlearn.figures import VARIABLES, change_lines, loss_curve, loss_lines, score_lines heat_map,
 from everlearn.measures import Measure, cells
 from tests.synthetic import PROTECTED, matrix
 
@@ -20,6 +20,7 @@ def drawings() -> dict[str, str]:
         "changes": change_lines("changes", ["a", "b", "c"], [CHANGES, CHANGES]),
         "losses": loss_curve("losses", LOSSES, 0),
         "looks": loss_lines("looks", {"words": [(50, 1.0), (60, 3.0), (100, 1.5)]}, [("words", 0), ("sums", 50)]),
+        "needles": heat_map("needles", ["128"], ["0.0"], [[0.5]]),
     }
 
 
@@ -32,7 +33,7 @@ def texts(drawing: str) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(drawing).iter() if element.tag.endswith("text")]
 
 
-@pytest.mark.parametrize("name", ["scores", "changes", "losses", "looks"])
+@pytest.mark.parametrize("name", ["scores", "changes", "losses", "looks"]) "needles"])
 def test_a_figure_is_well_formed_and_titled(name: str, drawn: dict[str, str]) -> None:
     root = ElementTree.fromstring(drawn[name])
     assert root.attrib["role"] == "img"
@@ -41,7 +42,7 @@ def test_a_figure_is_well_formed_and_titled(name: str, drawn: dict[str, str]) ->
     assert root[0].attrib["id"] == root.attrib["aria-labelledby"]
 
 
-@pytest.mark.parametrize("name", ["scores", "changes", "losses", "looks"])
+@pytest.mark.parametrize("name", ["scores", "changes", "losses", "looks"]) "needles"])
 def test_colours_are_the_page_s_own(name: str, drawn: dict[str, str]) -> None:
     used = set(re.findall(r"var\(--([\w-]+)\)", drawn[name]))
     assert {"muted", "rule"} < used <= set(VARIABLES.values())
@@ -99,3 +100,10 @@ def test_a_missing_score_breaks_the_line() -> None:
     broken = score_lines("x", [[Measure("", 0.1), Measure("", None), Measure("", 0.3)]], None)
     assert whole.count("<use") == broken.count("<use") + 1
     assert "learned" not in texts(whole)
+
+
+def test_a_heat_map_has_a_number_in_each_cell_and_none_where_nothing_was_measured() -> None:
+    drawing = heat_map("needles", ["128", "256"], ["0.0", "100.0"], [[1.0, 0.25], [0.0, None]])
+    assert {"128", "256", "0.0", "100.0", "100", "25", "0", "tokens", "depth of the needle"} <= set(texts(drawing))
+    assert drawing.count("opacity: 0.75") == 1
+    assert drawing.count("opacity: 0.1875") == 1

@@ -193,3 +193,16 @@ def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_matrix(stage: str, toy: st
     resumed = run(learner, toy_stream(), tmp_path, QUIET)
     assert resumed.matrix == done.matrix
     assert [e.version for e in resumed.events] == [e.version for e in done.events]
+
+
+def test_an_experience_may_have_longer_rows_than_the_others(toy: str, tmp_path: Path) -> None:
+    long = [question("a" * 80, "b", "long") for _ in range(4)]  # 85 tokens
+    letters = toy_stream().experiences[0]
+    stages = [replace(letters, name=name, train=long, length=length) for name, length in (("one", 90), ("two", 96))]
+    learner = Learner(toy, chain(), replace(RECIPE, epochs=1))
+    made = run(learner, Stream(tuple(stages)), tmp_path / "long", QUIET)
+    assert made.matrix.learned == 2
+    assert not (tmp_path / "long" / "rejected.jsonl").exists()
+    assert [e["length"] for e in made.files.asked()["stream"]["experiences"]] == [90, 96]
+    with pytest.raises(DataError, match="85 tokens, more than length=64"):
+        run(learner, Stream((replace(stages[0], length=None),)), tmp_path / "short", QUIET)

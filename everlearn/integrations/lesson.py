@@ -53,7 +53,7 @@ class Lesson:
                 "a whole gradient. Launch data parallel, or learn with `everlearn.learn`, which takes FSDP2."
             )
         self._before, self._own, self._terms = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
-        plan = Plan(recipe.batch_size, recipe.tokens, recipe.length)
+        plan = Plan(recipe.batch_size, recipe.tokens, experience.length or recipe.length)
         self.context = Context(model, experience, plan, learner.seed, len(state.seen))
         model.module.eval()  # a trainer that was given up leaves it learning
         with torch.random.fork_rng():

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import fsum
+from math import fsum, sqrt
+from statistics import NormalDist, fmean, variance
 from typing import Protocol, runtime_checkable
 
 from everlearn.comparison import noise_floor
@@ -96,6 +97,82 @@ class Learn:
 
 
 @dataclass(frozen=True)
+class Reached:
+    """Keep a version that reached a score on its own experience.
+
+    With needles up to the new length as a stage's test (`everlearn.metrics.needles`) and a score of 1, this is one half
+    of what ends a stage of a growing context in Llama 3 (arXiv:2407.21783, sec. 3.4.2); `Recovered` is the other.
+
+    Args:
+        score: a fraction in [0, 1].
+        on: the experiences of which it is asked; empty asks it of all.
+    """
+
+    score: float = 1.0
+    on: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a score outside [0, 1]."""
+        _require_fraction("Reached(score)", self.score)
+
+    def judge(self, matrix: Matrix, t: int) -> Verdict:
+        """Reject where the experience's score is lower, or was not measured."""
+        _require_row(matrix, t)
+        _require_names("Reached(on)", self.on, matrix)
+        name, score = matrix.names[t - 1], _fractions(matrix, matrix.rows[t])[t - 1]
+        if self.on and name not in self.on:
+            return Verdict(True, f"No score has to be reached on {name}.")
+        if score is None:
+            return Verdict(False, f"It is not known what was reached on {name}: R[{t},{t}] was not measured.")
+        count = matrix.count(t - 1)
+        found = f"{score:.3f} on {name}{'' if count is None else f', of {count} items'} ({self.score:.3f} asked)"
+        reached = score >= self.score - ROUNDING
+        return Verdict(reached, f"Reached: {found}." if reached else f"Not reached: {found}.")
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """Keep a version that can do what the version before it could, within noise (arXiv:2407.21783, sec. 3.4.2).
+
+    Noise is what is larger of two: how far two measurements of the base model lie apart, and how far chance alone would
+    lower the mean over so many items: the normal quantile of `level` times the standard error of the change of each
+    item. It bounds a single stage; `Retain` bounds what several lose together.
+
+    Args:
+        on: experiences that the ability is measured by, such as one with short texts; empty takes the general suite.
+        level: one-sided confidence, in [0.5, 1); 0.5 leaves chance no room.
+        drop: a fall that is allowed in any case, as a fraction in [0, 1].
+    """
+
+    on: tuple[str, ...] = ()
+    level: float = 0.95
+    drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a level or a drop without a meaning."""
+        _require_fraction("Recovered(drop)", self.drop)
+        if not 0.5 <= self.level < 1:
+            raise ConfigError(f"Recovered(level) is {self.level}; give a confidence in [0.5, 1).")
+
+    def judge(self, matrix: Matrix, t: int) -> Verdict:
+        """Reject where the mean over what is compared fell by more than noise, or was not measured."""
+        _require_row(matrix, t)
+        _require_names("Recovered(on)", self.on, matrix)
+        part, what = (matrix, " and ".join(self.on)) if self.on else (matrix.general, "the general suite")
+        changes = [] if part is None else [_change(part, t, part.names.index(n)) for n in self.on or part.names]
+        known = [change for change in changes if change is not None]
+        if not known or len(known) < len(changes):
+            return Verdict(False, f"It is not known whether {what} recovered: row {t - 1} or {t} has no score.")
+        change = fmean(mean for mean, _ in known)
+        chance = NormalDist().inv_cdf(self.level) * sqrt(fsum(spread for _, spread in known)) / len(known)
+        floor = max(course.floor for course in (_courses(matrix, t) if self.on else _general(matrix, t)))
+        allowed = max(self.drop, chance, floor)
+        numbers = f"{what} {change:+.3f} since row {t - 1} ({allowed:.3f} is noise)"
+        recovered = -change <= allowed + ROUNDING
+        return Verdict(recovered, f"Recovered: {numbers}." if recovered else f"Not recovered: {numbers}.")
+
+
+@dataclass(frozen=True)
 class AllOf:
     """Keep a version that all of several gates keep; with no gate, every version.
 
@@ -163,6 +240,17 @@ def _fractions(matrix: Matrix, row: Row) -> tuple[float | None, ...]:
     return tuple(None if score is None else score * _scale(matrix) for score in row.scores)
 
 
+def _change(matrix: Matrix, t: int, column: int) -> tuple[float, float] | None:
+    """A column's change in row t, and the variance of that by chance, from the changes of its items."""
+    before, after = (matrix.rows[i].scores[column] for i in (t - 1, t))
+    if before is None or after is None:
+        return None
+    pairs = zip(matrix.rows[t - 1].items(column), matrix.rows[t].items(column), strict=True)
+    changes = [new.score - old.score for old, new in pairs]
+    spread = variance(changes) / len(changes) if len(changes) > 1 else 0.0
+    return (after - before) * _scale(matrix), spread
+
+
 def _scale(matrix: Matrix) -> float:
     return 0.01 if matrix.unit == "percent" else 1.0
 
@@ -177,6 +265,11 @@ def _require_row(matrix: Matrix, t: int) -> None:
         raise ConfigError(
             f"version {t} cannot be judged: the matrix has versions 1 to {matrix.learned}; name one of them."
         )
+
+
+def _require_names(what: str, names: Sequence[str], matrix: Matrix) -> None:
+    if strange := [name for name in names if name not in matrix.names]:
+        raise ConfigError(f"{what} names {strange}, which are no experiences; they are {', '.join(matrix.names)}.")
 
 
 def _require_fraction(what: str, value: float) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from everlearn.errors import ConfigError
 from everlearn.matrix import Matrix, Row
-from everlearn.registry.gates import AllOf, Learn, Retain
+from everlearn.registry.gates import AllOf, Learn, Reached, Recovered, Retain
+from everlearn.types import Outcome
 
 
 def matrix(*rows: list[float | None], names: str = "abc") -> Matrix:
@@ -144,3 +145,80 @@ def test_fractions_are_asked_for(gate, name):
     for value in (-0.1, 10, float("nan")):
         with pytest.raises(ConfigError, match=rf"\({name}\) is {value}; give a fraction"):
             gate(value)
+
+
+def items(*scores: float) -> tuple[Outcome, ...]:
+    return tuple(Outcome(str(i), score) for i, score in enumerate(scores))
+
+
+def asked(*rows: dict[str, tuple[float, ...]], general: bool = False) -> Matrix:
+    """A matrix with outcomes, or one whose general suite has them."""
+    known = [{name: items(*scores) for name, scores in row.items()} for row in rows]
+    names = tuple(rows[0])
+    if general:
+        return replace(matrix(*[[0.0] * 2] * len(rows), names="ab"), general=Matrix.from_outcomes(names, known))
+    return Matrix.from_outcomes(names, known)
+
+
+def test_a_score_is_reached_or_not_on_the_experience_itself():
+    grid = asked({"a": (0, 1), "b": (0, 0)}, {"a": (1, 1), "b": (0, 0)}, {"a": (0, 0), "b": (1, 0)})
+    assert Reached().judge(grid, 1).accept
+    assert Reached().judge(grid, 1).reason == "Reached: 1.000 on a, of 2 items (1.000 asked)."
+    assert Reached().judge(grid, 2).reason == "Not reached: 0.500 on b, of 2 items (1.000 asked)."
+    assert not Reached().judge(grid, 2).accept
+    assert Reached(0.5).judge(grid, 2).accept
+    assert Reached(on=("a",)).judge(grid, 2).reason == "No score has to be reached on b."
+    assert not Reached().judge(matrix([0.0], [None], names="a"), 1).accept
+
+
+def test_a_fall_within_chance_is_recovery_and_a_larger_one_is_not():
+    # changes 0, 0, 0, -1: mean -0.25, standard error sqrt(0.25 / 4) = 0.25, times 1.645 is 0.411
+    base = {"x": (1.0, 1.0, 1.0, 1.0)}
+    verdict = Recovered().judge(asked(base, {"x": (1, 1, 1, 0)}, general=True), 1)
+    assert verdict.accept
+    assert verdict.reason == "Recovered: the general suite -0.250 since row 0 (0.411 is noise)."
+    # changes -1, -1, -1, 0: mean -0.75, the same standard error
+    verdict = Recovered().judge(asked(base, {"x": (0, 0, 0, 1)}, general=True), 1)
+    assert not verdict.accept
+    assert verdict.reason == "Not recovered: the general suite -0.750 since row 0 (0.411 is noise)."
+    assert Recovered(drop=0.75).judge(asked(base, {"x": (0, 0, 0, 1)}, general=True), 1).accept
+    assert not Recovered(level=0.5).judge(asked(base, {"x": (1, 1, 1, 0)}, general=True), 1).accept
+
+
+def test_each_ability_adds_its_share_of_chance():
+    # two abilities with standard error 0.25 each: the mean's is sqrt(2 * 0.0625) / 2 = 0.1768, times 1.645 is 0.291
+    rows = [{"x": (1.0,) * 4, "y": (1.0,) * 4}, {"x": (1, 1, 1, 0), "y": (0, 1, 1, 1)}]
+    assert "-0.250 since row 0 (0.291 is noise)" in Recovered().judge(asked(*rows, general=True), 1).reason
+
+
+def test_recovery_is_from_the_version_before_and_on_the_experiences_that_are_named():
+    rows = [{"a": (1, 1, 1, 1), "b": (0,)}, {"a": (0, 0, 0, 0), "b": (1,)}, {"a": (0, 0, 0, 0), "b": (1,)}]
+    fell = asked(*rows)
+    assert not Recovered(on=("a",)).judge(fell, 1).accept  # all fell alike: no chance in that
+    assert Recovered(on=("a",)).judge(fell, 2).accept
+    noisy = replace(fell, repeat=Row((0.0, 0.0), ()))
+    assert Recovered(on=("a",)).judge(noisy, 1).accept  # two measurements of the base model lie 1 apart
+    with pytest.raises(ConfigError, match="no experiences"):
+        Recovered(on=("c",)).judge(fell, 1)
+
+
+def test_what_was_not_measured_has_not_recovered():
+    assert not Recovered().judge(STREAM, 1).accept
+    assert not Recovered(on=("a", "b")).judge(matrix([0.1, 0.2], [0.1, None], names="ab"), 1).accept
+    assert Recovered(on=("a", "b")).judge(matrix([0.1, 0.2], [0.1, 0.2], names="ab"), 1).accept
+
+
+def test_percent_recovers_as_fractions_do():
+    given = asked({"x": (1.0,) * 4}, {"x": (1, 1, 1, 0)})
+    rows = tuple(replace(row, scores=tuple(100 * (s or 0) for s in row.scores)) for row in given.rows)
+    percent = replace(given, rows=rows, unit="percent")
+    assert Recovered(on=("x",)).judge(percent, 1).reason == Recovered(on=("x",)).judge(given, 1).reason
+    assert not Reached(0.9).judge(percent, 1).accept
+
+
+def test_a_level_or_a_score_without_a_meaning_is_refused():
+    for wrong in (lambda: Recovered(level=1.0), lambda: Recovered(level=0.4), lambda: Recovered(drop=2)):
+        with pytest.raises(ConfigError):
+            wrong()
+    with pytest.raises(ConfigError):
+        Reached(100)
