@@ -14,8 +14,8 @@ probe and held-out items are disjoint; the table is of the held-out items.
     python -m recipes.test_time --out runs/test_time             # all of it, and the table
     python -m recipes.test_time --quick                          # one seed, few prompts, no sweep, no table
 
-A seed draws the numbers, the adapters and every attempt. The learning rate is the one with which `probe` does best
-in `right`, on a seed that is none of the table's. What is done is not done again.
+A seed draws the numbers, the adapters and every attempt. The learning rate is the one with which `blind` ends
+best in `right`, on seeds that are none of the table's. What is done is not done again.
 """
 
 from collections import Counter
@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate, combinations, pairwise, product
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import torch
@@ -57,8 +58,8 @@ ATTEMPTS = SingleTurn(Sampling(limit=8))
 VOTED = PolicyGradient(VOTE, group=32, learned=16, scale="group", rollout=ATTEMPTS)
 LABELLED = Recipe(AdamW(learning_rate=1e-3), Schedule("constant", warmup=0.1), epochs=1, batch_size=8)
 ADAPTING = Recipe(schedule=Schedule("constant", warmup=0.1), epochs=3, batch_size=8)
-RATES, SWEPT = (3e-5, 1e-4, 3e-4), 100
-"""Learning rates of the sweep, and its seed."""
+RATES, SWEPT = (3e-5, 1e-4, 3e-4), (100, 101)
+"""Learning rates of the sweep, and its seeds."""
 GUARDED = TTRL(every=4, margin=0.1, samples=16)
 READING = "## What it says"
 """What is below this heading is written by hand, and kept."""
@@ -196,9 +197,11 @@ class Study:
         return found
 
     def swept(self) -> dict[float, float]:
-        """mean@16 after `right` was adapted to with the probe, by learning rate."""
-        runs = self.made([(SWEPT, "right", "probe", rate) for rate in RATES])
-        return {rate: run["attempts after"] for rate, run in zip(RATES, runs, strict=True)}
+        """mean@16 after `right` was adapted to without a probe, by learning rate."""
+        return {
+            rate: fmean(run["attempts after"] for run in self.made([(seed, "right", "blind", rate) for seed in SWEPT]))
+            for rate in RATES
+        }
 
     def all(self, seeds: Sequence[int], rate: float) -> Runs:
         """Those of the table, by regime and way."""
@@ -267,7 +270,7 @@ def main(
     if quick:
         typer.echo(text)
         return
-    text += f"\nLearning rate {rate:g}: mean@16 after `right`, `probe` on seed {SWEPT} was "
+    text += f"\nLearning rate {rate:g}: mean@16 after `right`, `blind` on the seeds {SWEPT} was "
     text += ", ".join(f"{100 * score:.1f} at {one:g}" for one, score in swept.items()) + ".\n"
     file = Path(__file__).with_suffix(".md")
     reading = file.read_text(encoding="utf-8").partition(READING)[2] if file.exists() else "\n"
