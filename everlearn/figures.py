@@ -140,6 +140,32 @@ def loss_curve(title: str, losses: Sequence[Loss], number: int) -> str:
         return _svg(figure, title)
 
 
+def heat_map(title: str, across: Sequence[str], down: Sequence[str], shares: Sequence[Sequence[float | None]]) -> str:
+    """Fractions as a table of cells, the darker the higher, each with its number; what was not measured is blank.
+
+    Args:
+        title: what a screen reader says.
+        across: labels of the columns: lengths in tokens, say.
+        down: labels of the rows, from top to bottom: depths of a needle, say.
+        shares: for each row, by column, in [0, 1].
+    """
+    with rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(1.2 + 0.55 * len(across), 0.8 + 0.3 * len(down)), layout="constrained")
+        axes = figure.add_subplot()
+        for row, cells in enumerate(shares):
+            for column, share in enumerate(cells):
+                if share is not None:
+                    axes.add_patch(Rectangle((column, row), 1, 1, color=SERIES[0], alpha=0.75 * share, linewidth=0))
+                    axes.text(column + 0.5, row + 0.5, f"{100 * share:.0f}", ha="center", va="center", size=8)
+        axes.set_xticks([i + 0.5 for i in range(len(across))], across)
+        axes.set_yticks([i + 0.5 for i in range(len(down))], down)
+        axes.set_xlim(0, len(across))
+        axes.set_ylim(len(down), 0)
+        axes.set_xlabel("tokens")
+        axes.set_ylabel("depth of the needle")
+        return _svg(figure, title)
+
+
 def loss_lines(title: str, losses: Mapping[str, Sequence[tuple[int, float]]], starts: Sequence[tuple[str, int]]) -> str:
     """The loss on each earlier experience while later ones are learned.
 
@@ -161,24 +187,6 @@ def loss_lines(title: str, losses: Mapping[str, Sequence[tuple[int, float]]], st
         axes.margins(x=0.02)
         axes.set_xlabel("optimiser step")
         axes.set_ylabel("loss, nats per token")
-def heat_map(title: str, across: Sequence[str], down: Sequence[str], shares: Sequence[Sequence[float | None]]) -> str:
-    """Fractions as a table of cells, the darker the higher, each with its number; what was not measured is blank.
-        across: labels of the columns: lengths in tokens, say.
-        down: labels of the rows, from top to bottom: depths of a needle, say.
-        shares: for each row, by column, in [0, 1].
-    with rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(1.2 + 0.55 * len(across), 0.8 + 0.3 * len(down)), layout="constrained")
-        for row, cells in enumerate(shares):
-            for column, share in enumerate(cells):
-                if share is not None:
-                    axes.add_patch(Rectangle((column, row), 1, 1, color=SERIES[0], alpha=0.75 * share, linewidth=0))
-                    axes.text(column + 0.5, row + 0.5, f"{100 * share:.0f}", ha="center", va="center", size=8)
-        axes.set_xticks([i + 0.5 for i in range(len(across))], across)
-        axes.set_yticks([i + 0.5 for i in range(len(down))], down)
-        axes.set_xlim(0, len(across))
-        axes.set_ylim(len(down), 0)
-        axes.set_xlabel("tokens")
-        axes.set_ylabel("depth of the needle")
         return _svg(figure, title)
 
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from everlearn.comparison import Comparison
 from everlearn.definitions import DEFINITIONS
 from everlearn.errors import ConfigError
-from everlearn.figures import change_lines, loss_curve, loss_lines, score_lines heat_map,
+from everlearn.figures import change_lines, heat_map, loss_curve, loss_lines, score_lines
 from everlearn.files import write_atomic
 from everlearn.fold import Run
 from everlearn.measures import Measure

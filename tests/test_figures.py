@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from everlearn.figures import VARIABLES, change_lines, loss_curve, loss_lines, score_lines heat_map,
+from everlearn.figures import VARIABLES, change_lines, heat_map, loss_curve, loss_lines, score_lines
 from everlearn.measures import Measure, cells
 from tests.synthetic import PROTECTED, matrix
 
@@ -33,7 +33,7 @@ def texts(drawing: str) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(drawing).iter() if element.tag.endswith("text")]
 
 
-@pytest.mark.parametrize("name", ["scores", "changes", "losses", "looks"]) "needles"])
+@pytest.mark.parametrize("name", ["scores", "changes", "losses", "looks", "needles"])
 def test_a_figure_is_well_formed_and_titled(name: str, drawn: dict[str, str]) -> None:
     root = ElementTree.fromstring(drawn[name])
     assert root.attrib["role"] == "img"
@@ -42,7 +42,7 @@ def test_a_figure_is_well_formed_and_titled(name: str, drawn: dict[str, str]) ->
     assert root[0].attrib["id"] == root.attrib["aria-labelledby"]
 
 
-@pytest.mark.parametrize("name", ["scores", "changes", "losses", "looks"]) "needles"])
+@pytest.mark.parametrize("name", ["scores", "changes", "losses", "looks", "needles"])
 def test_colours_are_the_page_s_own(name: str, drawn: dict[str, str]) -> None:
     used = set(re.findall(r"var\(--([\w-]+)\)", drawn[name]))
     assert {"muted", "rule"} < used <= set(VARIABLES.values())
