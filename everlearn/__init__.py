@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from everlearn.agents.reasoning_tasks import reasoning_gym_task
     from everlearn.agents.tools import Calling, Tools
     from everlearn.data.audit import audit
+    from everlearn.data.catalogue import Item, read_catalogue
     from everlearn.data.pairing import Pairing
     from everlearn.data.sources import read
     from everlearn.data.stream_file import load_stream
@@ -72,10 +73,12 @@ if TYPE_CHECKING:
     from everlearn.methods.subspaces import GPM, OGD, OSF
     from everlearn.methods.task_vectors import OPCM, SLERP, MagMax, TaskArithmetic
     from everlearn.methods.tree_lora import TreeLoRA
+    from everlearn.methods.vocabulary import GrowVocabulary
     from everlearn.metrics.likelihood import Choice, TokenAccuracy, TokenLikelihood
     from everlearn.metrics.overlap import EditSimilarity, RougeL, Sari
     from everlearn.metrics.suites import general_suite
     from everlearn.metrics.text import ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
+    from everlearn.models.alignment import drift
     from everlearn.models.engine import Engine
     from everlearn.models.language_model import LanguageModel
     from everlearn.models.optim import AdamW, Recipe, Schedule
@@ -116,6 +119,7 @@ _HOMES = {
     "everlearn.agents.reasoning_tasks": "reasoning_gym_task",
     "everlearn.agents.tools": "Calling Tools",
     "everlearn.data.audit": "audit",
+    "everlearn.data.catalogue": "Item read_catalogue",
     "everlearn.data.pairing": "Pairing",
     "everlearn.data.sources": "read",
     "everlearn.data.stream_file": "load_stream",
@@ -161,18 +165,20 @@ _HOMES = {
     "everlearn.methods.subspaces": "GPM OGD OSF",
     "everlearn.methods.task_vectors": "MagMax OPCM SLERP TaskArithmetic",
     "everlearn.methods.tree_lora": "TreeLoRA",
+    "everlearn.methods.vocabulary": "GrowVocabulary",
     "everlearn.metrics.likelihood": "Choice TokenAccuracy TokenLikelihood",
     "everlearn.metrics.overlap": "EditSimilarity RougeL Sari",
     "everlearn.metrics.suites": "general_suite",
     "everlearn.metrics.text": "ExactMatch NumericMatch PrefixMatch ReasoningGym",
+    "everlearn.models.alignment": "drift",
     "everlearn.models.engine": "Engine",
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
-    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.actor_critic": "ActorCritic",
     "everlearn.objectives.continual_policy": "CPPO",
     "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
+    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
     "everlearn.objectives.preference": "Preference",
@@ -267,11 +273,13 @@ __all__ = [
     "Freeze",
     "GDumb",
     "Grid",
+    "GrowVocabulary",
     "Hinge",
     "IfFinished",
     "InProcess",
     "IncLoRA",
     "InfLoRA",
+    "Item",
     "Judge",
     "LMCocktail",
     "LanguageModel",
@@ -371,6 +379,7 @@ __all__ = [
     "class_incremental",
     "compare",
     "domain_incremental",
+    "drift",
     "experience",
     "format_only",
     "general_suite",
@@ -380,6 +389,7 @@ __all__ = [
     "load_stream",
     "online",
     "read",
+    "read_catalogue",
     "reasoning_gym_task",
     "run",
     "run_code",
