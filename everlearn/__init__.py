@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from everlearn.methods.projection import AGEM, GEM
     from everlearn.methods.prompts import L2P, ProgressivePrompts
     from everlearn.methods.pruning import FAPM, PackNet, SparseMovement
+    from everlearn.methods.recycling import InheritAdapter, OldAdapterKL
     from everlearn.methods.rehearsal import LAMOL, SSR
     from everlearn.methods.replay import Replay, RepresentativeReplay, SpacedReplay
     from everlearn.methods.rollout_filter import RIF
@@ -155,6 +156,7 @@ _HOMES = {
     "everlearn.methods.projection": "AGEM GEM",
     "everlearn.methods.prompts": "L2P ProgressivePrompts",
     "everlearn.methods.pruning": "FAPM PackNet SparseMovement",
+    "everlearn.methods.recycling": "InheritAdapter OldAdapterKL",
     "everlearn.methods.rehearsal": "LAMOL SSR",
     "everlearn.methods.replay": "Replay RepresentativeReplay SpacedReplay",
     "everlearn.methods.rollout_filter": "RIF",
@@ -279,6 +281,7 @@ __all__ = [
     "InProcess",
     "IncLoRA",
     "InfLoRA",
+    "InheritAdapter",
     "Item",
     "Judge",
     "LMCocktail",
@@ -309,6 +312,7 @@ __all__ = [
     "NumericMatch",
     "OLoRA",
     "Observation",
+    "OldAdapterKL",
     "OldInputsKL",
     "PackNet",
     "PairJudge",
