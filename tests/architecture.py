@@ -31,12 +31,13 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     learner reference_weights checkpoint watch evaluate validation registry run_folder stopping
     drawn_pairs
     fold references merge_folders flywheel adaptation
+    rebase_folders
     wording figures run_view verdict
     grid
     report dashboard serve integrations testing terminal progress asking
     demo demo_stream
     options console
-    compare_command merge_command
+    compare_command merge_command rebase_command
     cli
     """.strip().splitlines()
 )
@@ -48,6 +49,7 @@ MORE_ARGUMENTS = {
     "everlearn.cli",  # a command's arguments are its flags
     "everlearn.compare_command",  # as above
     "everlearn.merge_command",  # as above
+    "everlearn.rebase_command",  # as above
     "everlearn.models.adapted.forward",  # autograd sees the tensors that it is given one by one
     "everlearn.models.attention.attend",  # transformers' own signature
     "everlearn.models.slots.attend",  # transformers calls it by these names; an unknown one has to fail
@@ -61,6 +63,7 @@ LATE_IMPORTS = {  # so that --help answers without loading torch
     "everlearn.cli",
     "everlearn.compare_command",
     "everlearn.merge_command",
+    "everlearn.rebase_command",
 }
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager", "misc"}
 FORBIDDEN_CALLS = {"hasattr", "eval", "exec", "__import__"}  # what a name means is known without running it
