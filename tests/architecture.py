@@ -108,6 +108,8 @@ WHOLE = {
     "cft_study",
     "digits",
     "dual_lora",
+    "new_tokens",
+    "rebase_recipe",
     "documents",
     "launches",
     "laws",
