@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from everlearn.agents.reasoning_tasks import reasoning_gym_task
     from everlearn.agents.tools import Calling, Tools
     from everlearn.data.audit import audit
+    from everlearn.data.catalogue import Item, read_catalogue
     from everlearn.data.pairing import Pairing
     from everlearn.data.sources import read
     from everlearn.data.stream_file import load_stream
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from everlearn.methods.projection import AGEM, GEM
     from everlearn.methods.prompts import L2P, ProgressivePrompts
     from everlearn.methods.pruning import FAPM, PackNet, SparseMovement
+    from everlearn.methods.recycling import InheritAdapter, OldAdapterKL
     from everlearn.methods.rehearsal import LAMOL, SSR
     from everlearn.methods.replay import Replay, RepresentativeReplay, SpacedReplay
     from everlearn.methods.rollout_filter import RIF
@@ -74,11 +76,13 @@ if TYPE_CHECKING:
     from everlearn.methods.subspaces import GPM, OGD, OSF
     from everlearn.methods.task_vectors import OPCM, SLERP, MagMax, TaskArithmetic
     from everlearn.methods.tree_lora import TreeLoRA
+    from everlearn.methods.vocabulary import GrowVocabulary
     from everlearn.metrics.likelihood import Choice, TokenAccuracy, TokenLikelihood
     from everlearn.metrics.needles import Found, Needles
     from everlearn.metrics.overlap import EditSimilarity, RougeL, Sari
     from everlearn.metrics.suites import general_suite
     from everlearn.metrics.text import ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
+    from everlearn.models.alignment import drift
     from everlearn.models.engine import Engine
     from everlearn.models.language_model import LanguageModel
     from everlearn.models.optim import AdamW, Recipe, Schedule
@@ -124,6 +128,7 @@ _HOMES = {
     "everlearn.agents.reasoning_tasks": "reasoning_gym_task",
     "everlearn.agents.tools": "Calling Tools",
     "everlearn.data.audit": "audit",
+    "everlearn.data.catalogue": "Item read_catalogue",
     "everlearn.data.pairing": "Pairing",
     "everlearn.data.sources": "read",
     "everlearn.data.stream_file": "load_stream",
@@ -160,6 +165,7 @@ _HOMES = {
     "everlearn.methods.projection": "AGEM GEM",
     "everlearn.methods.prompts": "L2P ProgressivePrompts",
     "everlearn.methods.pruning": "FAPM PackNet SparseMovement",
+    "everlearn.methods.recycling": "InheritAdapter OldAdapterKL",
     "everlearn.methods.rehearsal": "LAMOL SSR",
     "everlearn.methods.replay": "Replay RepresentativeReplay SpacedReplay",
     "everlearn.methods.rollout_filter": "RIF",
@@ -171,11 +177,13 @@ _HOMES = {
     "everlearn.methods.subspaces": "GPM OGD OSF",
     "everlearn.methods.task_vectors": "MagMax OPCM SLERP TaskArithmetic",
     "everlearn.methods.tree_lora": "TreeLoRA",
+    "everlearn.methods.vocabulary": "GrowVocabulary",
     "everlearn.metrics.likelihood": "Choice TokenAccuracy TokenLikelihood",
     "everlearn.metrics.needles": "Found Needles",
     "everlearn.metrics.overlap": "EditSimilarity RougeL Sari",
     "everlearn.metrics.suites": "general_suite",
     "everlearn.metrics.text": "ExactMatch NumericMatch PrefixMatch ReasoningGym",
+    "everlearn.models.alignment": "drift",
     "everlearn.models.engine": "Engine",
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
@@ -287,12 +295,15 @@ __all__ = [
     "Freeze",
     "GDumb",
     "Grid",
+    "GrowVocabulary",
     "Hinge",
     "IfFinished",
     "Importance",
     "InProcess",
     "IncLoRA",
     "InfLoRA",
+    "InheritAdapter",
+    "Item",
     "Judge",
     "LMCocktail",
     "LanguageModel",
@@ -325,6 +336,7 @@ __all__ = [
     "NumericMatch",
     "OLoRA",
     "Observation",
+    "OldAdapterKL",
     "OldInputsKL",
     "PackNet",
     "PairJudge",
@@ -405,6 +417,7 @@ __all__ = [
     "class_incremental",
     "compare",
     "domain_incremental",
+    "drift",
     "experience",
     "format_only",
     "general_suite",
@@ -414,6 +427,7 @@ __all__ = [
     "load_stream",
     "online",
     "read",
+    "read_catalogue",
     "reasoning_gym_task",
     "run",
     "run_code",

@@ -20,6 +20,7 @@ from everlearn.console import FAILED, NO, OK, STOPPED, print_json, print_table, 
 from everlearn.errors import EverlearnError, Interrupted
 from everlearn.merge_command import merge
 from everlearn.options import Device, Dtype, Folder, Json, Machine, Model, Seed, Suite, Training
+from everlearn.rebase_command import rebase
 from everlearn.select_command import select
 from everlearn.tokens_command import tokens
 
@@ -193,6 +194,7 @@ def methods(
 app.command()(merge)
 app.command()(select)
 app.command()(tokens)
+app.command()(rebase)
 
 
 def _given(ctx: typer.Context) -> set[str]:

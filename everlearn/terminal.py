@@ -14,6 +14,7 @@ from everlearn.grid.compare import Compared
 from everlearn.grid.tables import Rows, contrast_rows, standing_rows
 from everlearn.matrix import BESIDE, Matrix
 from everlearn.measures import Measure, routing_accuracy, summary
+from everlearn.rebase_folders import Score
 from everlearn.registry.ledger import Event
 from everlearn.sampling import USUAL
 from everlearn.wording import ABSENT, CHIEF, TITLES, bracket, listed, percent, titled
@@ -113,6 +114,18 @@ def rejects_table(rejects: Sequence[Reject]) -> Table:
         table.add_row(Text(reject.source), Text(reject.reason), Text(reject.row, overflow="ellipsis", no_wrap=True))
     more = [f"and {len(rejects) - REJECTS} more"] if len(rejects) > REJECTS else []
     return _framed(f"{len(rejects)} rows set aside", [table], more if rejects else ["every row can be learned from"])
+
+
+def scores_table(scores: Sequence[Score], title: str) -> Table:
+    """What models of an adapter's move are worth, in percent, with intervals.
+
+    Args:
+        scores: in the order of the rows.
+        title: above the table.
+    """
+    columns = ("model", "task", "score", "95 %", "n")
+    cells = [(s.model, s.experience, percent(s.mean), bracket(s.low, s.high), f"{s.n}") for s in scores]
+    return plain_table([dict(zip(columns, line, strict=True)) for line in cells], title)
 
 
 def plain_table(rows: Sequence[Mapping[str, str]], title: str) -> Table:

@@ -31,12 +31,13 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     learner reference_weights checkpoint watch evaluate validation registry run_folder stopping
     drawn_pairs selecting
     fold references merge_folders flywheel adaptation
+    rebase_folders
     wording figures run_view verdict
     grid
     report token_report dashboard serve integrations testing terminal progress asking
     demo demo_stream
     options console
-    compare_command merge_command select_command tokens_command
+    compare_command merge_command rebase_command select_command tokens_command
     cli
     """.strip().splitlines()
 )
@@ -50,6 +51,7 @@ MORE_ARGUMENTS = {
     "everlearn.merge_command",  # as above
     "everlearn.select_command",  # as above
     "everlearn.tokens_command",  # as above
+    "everlearn.rebase_command",  # as above
     "everlearn.models.adapted.forward",  # autograd sees the tensors that it is given one by one
     "everlearn.models.attention.attend",  # transformers' own signature
     "everlearn.models.slots.attend",  # transformers calls it by these names; an unknown one has to fail
@@ -65,6 +67,7 @@ LATE_IMPORTS = {  # so that --help answers without loading torch
     "everlearn.merge_command",
     "everlearn.select_command",
     "everlearn.tokens_command",
+    "everlearn.rebase_command",
 }
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager", "misc"}
 FORBIDDEN_CALLS = {"hasattr", "eval", "exec", "__import__"}  # what a name means is known without running it
@@ -109,8 +112,6 @@ WHOLE = {
     "documents",
     "launches",
     "laws",
-    "long_context",
-    "razor",
     "trajectories",
     "stories",
     "trl_losses",

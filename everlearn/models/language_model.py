@@ -73,7 +73,7 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where the embedding lies."""
-        return self._embedding.weight.device
+        return next(self._embedding.parameters()).device
 
     def encode(self, example: Example) -> Encoded:
         """The example's tokens; targets are the assistant's turns, or all of a document but its first token."""
@@ -296,5 +296,5 @@ class LanguageModel:
         tokens, segments, positions = (t.to(self.device) for t in (batch.tokens, batch.segments, batch.positions))
         mask = (segments > 0).long()
         if int(batch.segments.max()) > 1:
-            mask = block_mask(segments, self._embedding.weight.dtype, batch.shared)
+            mask = block_mask(segments, next(self._embedding.parameters()).dtype, batch.shared)
         return {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
