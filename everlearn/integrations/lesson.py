@@ -41,7 +41,8 @@ class Lesson:
         experience: what to learn; its objective is what methods measure by in `begin` and `end`. Versions that it looks
             at (`references`) are held as in `learn`.
 
-    `examples` are those to train on, replayed ones among them.
+    `examples` are those to train on, replayed ones among them. `notes` holds what methods have noted for people, in
+    order; whoever shows it takes it away.
 
     Raises:
         MethodError: if the method routes prompts, which happens in passes of our own alone, or parameters are sharded.
@@ -60,7 +61,8 @@ class Lesson:
             )
         self._before, self._own, self._terms = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
         plan = Plan(recipe.batch_size, recipe.tokens, recipe.length)
-        self.context = Context(model, experience, plan, learner.seed, len(state.seen))
+        self.notes = list[Mapping[str, float]]()
+        self.context = Context(model, experience, plan, learner.seed, len(state.seen), note=self.notes.append)
         model.module.eval()  # a trainer that was given up leaves it learning
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(learner.seed, len(state.seen), experience.name))

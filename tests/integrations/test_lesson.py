@@ -105,10 +105,11 @@ PAIRS = [pair(e.prompt, e.response, "z", {}) for e in EXPERIENCES[0].train]
 
 @dataclass(frozen=True)
 class Measuring(Method):
-    """Writes down at the end what the objective finds of the last version."""
+    """Writes down at the end what the objective finds of the last version, and notes it."""
 
     def end(self, memory: Memory, ctx: Context) -> Memory:
         losses = [float(ctx.loss(batch).detach()) for batch in ctx.batches(PAIRS)]
+        ctx.note({"loss": sum(losses)})
         return [*(memory or []), losses]
 
 
@@ -131,6 +132,32 @@ def test_an_objectives_references_are_those_of_our_own_loop(
     assert theirs.memory[1] == [pytest.approx(losses, abs=1e-6) for losses in ours.memory[1]]
     # Against the live model itself every loss would be log 2.
     assert all(abs(loss - math.log(2)) > 1e-3 for losses in theirs.memory[1] for loss in losses)
+
+
+def test_what_methods_note_is_kept_for_whoever_shows_it() -> None:
+    model = toy_model()
+    lesson = Lesson(Learner("toy", Measuring(), RECIPE), model, State(memory=[None]), EXPERIENCES[0])
+    assert lesson.notes == []
+    (losses,) = lesson.finish().memory[0]
+    assert lesson.notes == [{"loss": sum(losses)}]
+
+
+@dataclass(frozen=True)
+class Asked(Method):
+    """Notes how often it is asked for examples, and whether weights stand then as training begins."""
+
+    def start(self, memory: Memory, weights: Tensors, ctx: Context) -> Tensors:
+        return {name: torch.zeros_like(p) for name, p in ctx.trainable().items()}
+
+    def data(self, memory: Memory, examples: Sequence[Example], ctx: Context) -> Sequence[Example]:
+        ctx.note({"largest": max(float(p.detach().abs().max()) for p in ctx.trainable().values())})
+        return examples
+
+
+def test_data_is_asked_once_at_the_weights_that_training_starts_from() -> None:
+    model = toy_model()
+    lesson = Lesson(Learner("toy", Asked(), RECIPE), model, State(memory=[None]), EXPERIENCES[0])
+    assert lesson.notes == [{"largest": 0.0}]
 
 
 @dataclass(frozen=True)
