@@ -24,8 +24,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup  ## the main job on real input: a model learns a stream, and shows what it kept
 	$(BIN)/everlearn demo
 
-test: setup  ## the tests, but those that need minutes each
-	$(BIN)/pytest
+test: setup  ## the tests, but those that need minutes each; two at a time, each file in one process
+	$(BIN)/pytest -n 2 --dist loadfile
 
 slow: setup  ## the tests that train a real model for minutes
 	$(BIN)/pytest -m slow

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from benchmarks import continual, decoding, rewarding, scoring, startup, training
+from benchmarks import continual, decoding, rewarding, scoring, selective, startup, training
 from benchmarks.harness import DifferentError, Finding, NotThereError
 
 
@@ -43,5 +43,6 @@ ROWS: Mapping[str, Row] = {
     "grpo-memory": Row("the same: peak memory", rewarding.memory),
     "growth": Row("2 -> 50 experiences: memory and step time", continual.growth),
     "overhead": Row("overhead of L2SP, EWC, Replay 10 % for each new token", continual.overhead),
+    "selective": Row("selective language modelling: time of a step", selective.overhead),
     "start": Row("`import everlearn`; `everlearn --help`", startup.start),
 }

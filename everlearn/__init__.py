@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from everlearn.methods.shared import SLAO, RoutingCLoRA
     from everlearn.methods.soft_masks import SoftMask
     from everlearn.methods.sparse_vectors import DARE, DELLA, TIES, Breadcrumbs
+    from everlearn.methods.stability import StabilityGap
     from everlearn.methods.subspaces import GPM, OGD, OSF
     from everlearn.methods.task_vectors import OPCM, SLERP, MagMax, TaskArithmetic
     from everlearn.methods.tree_lora import TreeLoRA
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from everlearn.objectives.policy_gradient import PolicyGradient
     from everlearn.objectives.preference import Preference
     from everlearn.objectives.rollouts import SingleTurn
+    from everlearn.objectives.selective import Selective
     from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip
     from everlearn.references import in_context, joint, single
     from everlearn.registry.gates import AllOf, Learn, Retain
@@ -102,6 +104,10 @@ if TYPE_CHECKING:
     from everlearn.rewards.text import Answered, Exact, Format, Length, TargetLength
     from everlearn.rewards.unit_tests import UnitTests
     from everlearn.rewards.votes import MajorityVote, SameText, Vote
+    from everlearn.selecting.choosing import Selection
+    from everlearn.selecting.criteria import DocumentReader, Importance, Learnability, Novelty, Similarity, WordEntropy
+    from everlearn.selecting.probe import AnnealingProbe
+    from everlearn.selecting.quality import Quality
     from everlearn.serve.exchange import Server
     from everlearn.serve.samplers import SGLangSampler, VLLMSampler
     from everlearn.traces import Trace
@@ -158,6 +164,7 @@ _HOMES = {
     "everlearn.methods.shared": "RoutingCLoRA SLAO",
     "everlearn.methods.soft_masks": "SoftMask",
     "everlearn.methods.sparse_vectors": "Breadcrumbs DARE DELLA TIES",
+    "everlearn.methods.stability": "StabilityGap",
     "everlearn.methods.subspaces": "GPM OGD OSF",
     "everlearn.methods.task_vectors": "MagMax OPCM SLERP TaskArithmetic",
     "everlearn.methods.tree_lora": "TreeLoRA",
@@ -169,14 +176,15 @@ _HOMES = {
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
-    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.actor_critic": "ActorCritic",
     "everlearn.objectives.continual_policy": "CPPO",
     "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
+    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
     "everlearn.objectives.preference": "Preference",
     "everlearn.objectives.rollouts": "SingleTurn",
+    "everlearn.objectives.selective": "Selective",
     "everlearn.objectives.surrogates": "CISPO Clip Reinforce SequenceClip",
     "everlearn.references": "in_context joint single",
     "everlearn.registry.gates": "AllOf Learn Retain",
@@ -191,6 +199,10 @@ _HOMES = {
     "everlearn.rewards.text": "Answered Exact Format Length TargetLength",
     "everlearn.rewards.unit_tests": "UnitTests",
     "everlearn.rewards.votes": "MajorityVote SameText Vote",
+    "everlearn.selecting.choosing": "Selection",
+    "everlearn.selecting.criteria": "DocumentReader Importance Learnability Novelty Similarity WordEntropy",
+    "everlearn.selecting.probe": "AnnealingProbe",
+    "everlearn.selecting.quality": "Quality",
     "everlearn.serve.exchange": "Server",
     "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
     "everlearn.traces": "Trace",
@@ -237,6 +249,7 @@ __all__ = [
     "ActorCritic",
     "AdamW",
     "AllOf",
+    "AnnealingProbe",
     "Answer",
     "Answered",
     "BlockExpansion",
@@ -252,6 +265,7 @@ __all__ = [
     "DepthSplice",
     "Distillation",
     "DoRA",
+    "DocumentReader",
     "DualLoRA",
     "EditSimilarity",
     "Engine",
@@ -269,6 +283,7 @@ __all__ = [
     "Grid",
     "Hinge",
     "IfFinished",
+    "Importance",
     "InProcess",
     "IncLoRA",
     "InfLoRA",
@@ -277,6 +292,7 @@ __all__ = [
     "LanguageModel",
     "LatentReplay",
     "Learn",
+    "Learnability",
     "Learner",
     "Length",
     "Limits",
@@ -296,6 +312,7 @@ __all__ = [
     "NLoRA",
     "NewInputsKL",
     "NextToken",
+    "Novelty",
     "Number",
     "NumericEqual",
     "NumericMatch",
@@ -312,6 +329,7 @@ __all__ = [
     "Processes",
     "ProgressivePrompts",
     "Promotion",
+    "Quality",
     "RSLoRA",
     "RWalk",
     "ReasoningGym",
@@ -336,17 +354,21 @@ __all__ = [
     "Schedule",
     "Scored",
     "Scoring",
+    "Selection",
+    "Selective",
     "SelfRegularizedCLoRA",
     "SequenceClip",
     "Server",
     "Settings",
     "SimPO",
+    "Similarity",
     "SingleTurn",
     "Slow",
     "SoftMask",
     "Soup",
     "SpacedReplay",
     "SparseMovement",
+    "StabilityGap",
     "State",
     "Stream",
     "Tagged",
@@ -365,6 +387,7 @@ __all__ = [
     "Weighted",
     "WholeText",
     "WiSEFT",
+    "WordEntropy",
     "audit",
     "blurry",
     "chain",

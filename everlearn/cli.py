@@ -1,4 +1,4 @@
-"""The command line: `everlearn demo | run | compare | audit | matrix | report | log | methods | merge`.
+"""The command line; `everlearn --help` lists the commands.
 
 Exit codes: 0 all is well; 1 an answer of no (the audit found a defect, the gate refused a version); 2 something could
 not be understood, read or done, and the message says what to do; 130 stopped by Ctrl-C, and it says how to go on.
@@ -20,6 +20,8 @@ from everlearn.console import FAILED, NO, OK, STOPPED, print_json, print_table, 
 from everlearn.errors import EverlearnError, Interrupted
 from everlearn.merge_command import merge
 from everlearn.options import Device, Dtype, Folder, Json, Machine, Model, Seed, Suite, Training
+from everlearn.select_command import select
+from everlearn.tokens_command import tokens
 
 if TYPE_CHECKING:
     from everlearn.data.rejects import Reject
@@ -189,6 +191,8 @@ def methods(
 
 
 app.command()(merge)
+app.command()(select)
+app.command()(tokens)
 
 
 def _given(ctx: typer.Context) -> set[str]:

@@ -1,13 +1,14 @@
 """Pairs of a version's own answers: drawn, scored and paired."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from everlearn.data.pairing import BUCKETS, Candidate, Pairing, pairs_of
 from everlearn.examples import Example
 from everlearn.models.language_model import LanguageModel
+from everlearn.objectives.groups import judged
 from everlearn.objectives.rollouts import SingleTurn
-from everlearn.rewards.reward import Answer, Reward
+from everlearn.rewards.reward import Reward
 from everlearn.traces import Trace
 
 
@@ -51,7 +52,7 @@ class Drawing:
             seed: decides all randomness.
         """
         groups = [
-            self._scored(example, traces)
+            judged(example, traces, self.reward)
             for example, traces in zip(prompts, self.rollout.run(model, prompts, self.group, seed), strict=True)
         ]
         pairs = pairs_of(prompts, [_candidates(group) for group in groups], self.pairing, seed)
@@ -64,15 +65,6 @@ class Drawing:
         }
         counts |= {bucket: sum(pair.metadata["bucket"] == bucket for pair in pairs) for bucket in BUCKETS}
         return Drawn(tuple(pairs), traces, counts)
-
-    def _scored(self, example: Example, traces: Sequence[Trace]) -> list[Trace]:
-        rewards = self.reward.score(example, answers_of(traces))
-        return [replace(trace, reward=reward) for trace, reward in zip(traces, rewards, strict=True)]
-
-
-def answers_of(traces: Sequence[Trace]) -> list[Answer]:
-    """What is judged of attempts."""
-    return [Answer(trace.text, trace.finished, trace.length) for trace in traces]
 
 
 def _candidates(traces: Sequence[Trace]) -> list[Candidate]:

@@ -125,7 +125,7 @@ class Batch:
         positions: (B, T) int64 position of each token inside its own document.
         segments: (B, T) int64 number of the document inside its row, from 1; 0 is padding.
         supervised: (B, T) bool, the targets. The first token of a document is never one.
-        examples: the examples in it, for methods that ask.
+        examples: the examples in it, row by row, for methods that ask.
         shared: whether document 1 of each row is a prompt that the row's other documents continue, and see.
         tasks: for each row the experience that the model is told it belongs to, empty where it is not told; empty
             altogether where no row is.
@@ -135,6 +135,7 @@ class Batch:
         teacher: whom its loss asks, where it asks anyone.
         tied: so many rows after one another have a loss together alone, as the two answers of a pair do, and are never
             parted.
+        owned: how many of the examples each row has; empty where that is not known.
     """
 
     tokens: Tensor
@@ -148,6 +149,7 @@ class Batch:
     counts: Tensor | None = None
     teacher: Teacher | None = None
     tied: int = 1
+    owned: tuple[int, ...] = ()
 
     @cached_property
     def weight(self) -> float:

@@ -7,7 +7,7 @@ Matplotlib draws in stand-in colours, which become CSS variables: `--ink`, `--mu
 import hashlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from io import StringIO
 from itertools import groupby
@@ -134,6 +134,30 @@ def loss_curve(title: str, losses: Sequence[Loss], number: int) -> str:
             start += len(part)
         axes.set_xlim(0, start)
         axes.set_ylim(0, 1.05 * _ceiling([loss for _, part in parts for loss in part]))
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel("loss, nats per token")
+        return _svg(figure, title)
+
+
+def loss_lines(title: str, losses: Mapping[str, Sequence[tuple[int, float]]], starts: Sequence[tuple[str, int]]) -> str:
+    """The loss on each earlier experience while later ones are learned.
+
+    Args:
+        title: what a screen reader says.
+        losses: for each earlier experience, optimiser steps of the whole run and the loss after each.
+        starts: each experience, and the step at which it begins.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(9, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        for place, (name, start) in enumerate(starts, start=1):
+            axes.axvline(start, color=RULE, linewidth=0.9)
+            _note(axes, name if len(starts) <= NAMED else str(place), start, INK)
+        for number, (name, points) in enumerate(losses.items()):
+            colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.3, marker=marker, markersize=3, label=name)
+        axes.legend(frameon=False, labelcolor=INK, fontsize=8.5, title="loss on", loc="upper left")
+        axes.margins(x=0.02)
         axes.set_xlabel("optimiser step")
         axes.set_ylabel("loss, nats per token")
         return _svg(figure, title)

@@ -15,24 +15,24 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from everlearn.config import dump, show
-from everlearn.data.feedback import feedback_pairs, feedback_verdicts, read_feedback
+from everlearn.data.feedback import feedback_pairs, feedback_verdicts, read_feedback, require_clip
 from everlearn.data.pairing import Pairing
-from everlearn.data.preferences import verdicts
-from everlearn.data.rejects import check_rejects
+from everlearn.data.rejects import BAD_ROWS, check_rejects, write_rejects
 from everlearn.data.sequences import with_origin
-from everlearn.drawn_pairs import Drawing, answers_of
+from everlearn.drawn_pairs import Drawing
 from everlearn.errors import ConfigError
 from everlearn.evaluate import Exam
 from everlearn.evaluate import rounds as sat
-from everlearn.examples import Example
+from everlearn.examples import Example, Message
 from everlearn.files import lock, read_json, read_jsonl, write_atomic, write_json
 from everlearn.learner import Learner, learn
 from everlearn.metrics.likelihood import Choice
+from everlearn.models.answers import longest
 from everlearn.models.parallel import launched
 from everlearn.objectives.preference import Preference
 from everlearn.objectives.rollouts import SingleTurn
@@ -40,7 +40,7 @@ from everlearn.randomness import seed_of
 from everlearn.registry.gates import Verdict
 from everlearn.registry.ledger import HEADS, Event
 from everlearn.registry.promotion import Promotion
-from everlearn.rewards.reward import Answer, Reward
+from everlearn.rewards.reward import Answer, Reward, require_reward
 from everlearn.rewards.win_rate import WinRate, win_rate
 from everlearn.run_folder import RunFolder, describe_device
 from everlearn.stopping import stoppable
@@ -68,8 +68,10 @@ class Flywheel:
         pairing: which pairs are made of them.
         promotion: which versions are kept.
         suite: exams that have to be held; their names differ.
-        feedback: a log of what people said, whose new events join each round's pairs; see `everlearn.data.feedback`.
-        clip: most that an event of it counts for.
+        feedback: a log of what people said, whose new lines join each round's pairs; see `everlearn.data.feedback`.
+            What it says of held-out prompts is left out. A log of another name is read from its beginning.
+        clip: most that an event of it counts for, 1 at least.
+        bad_rows: largest fraction of its new rows that may be bad.
     """
 
     prompts: tuple[Example, ...]
@@ -84,11 +86,15 @@ class Flywheel:
     suite: tuple[Exam, ...] = ()
     feedback: Path | None = None
     clip: float = 10.0
+    bad_rows: float = BAD_ROWS
 
     def __post_init__(self) -> None:
-        """Refuse to compare versions on nothing, or on what they learn from."""
-        asked = {example.prompt for example in self.prompts}
-        both = [example.source or example.key for example in self.held_out if example.prompt in asked]
+        """Refuse metrics as rewards, and to compare versions on nothing, or on what they learn from."""
+        require_reward(self.reward)
+        require_reward(self.judge, "judge")
+        require_clip(self.clip)
+        asked = {_stripped(example.prompt) for example in self.prompts}
+        both = [example.source or example.key for example in self.held_out if _stripped(example.prompt) in asked]
         if both or not self.held_out:
             what = f"{both[0]} is among the prompts too" if both else "there are none"
             raise ConfigError(f"held_out: {what}; versions are compared on prompts that are never learned from.")
@@ -101,7 +107,8 @@ def flywheel(
 ) -> list[Event]:
     """Turn the wheel until so many rounds are done; what was done in `out` before is not done again.
 
-    A later call may ask for more rounds, also with another reward or objective: a round's pairs stay as they were made.
+    A later call may ask for more rounds, also with another reward, judge, pairing, promotion or log: a round's pairs
+    stay as they were made. Another objective or rollout, or other prompts or exams, take another folder.
 
     Args:
         learner: how to learn.
@@ -114,8 +121,9 @@ def flywheel(
         What happened: the base version's commit, and for each round a commit or a reject, with scores and a reason.
 
     Raises:
-        ConfigError: if `out` belongs to another learner or other prompts, or if there are several processes.
-        DataError: if a log has too many bad rows, or no held-out answer can be scored.
+        ConfigError: if `out` belongs to another learner or wheel, or if there are several processes.
+        DataError: if too many of a log's new rows are bad, which are set aside in rejected.jsonl; if it has fewer lines
+            than were read; or if no held-out answer can be scored.
         Interrupted: after Ctrl-C; the same call goes on.
         RegistryError: if another process works in `out`.
     """
@@ -144,9 +152,7 @@ class _Work:
     def start(self) -> None:
         """Load the model, and go to where the work was left."""
         self.model = self.learner.open()
-        asked = {"learner": dump(self.learner), "prompts": _keys(self.wheel.prompts)}
-        asked |= {"held_out": _keys(self.wheel.held_out), "suite": [exam.name for exam in self.wheel.suite]}
-        self.folder.describe(asked, self.model.identity, describe_device(self.model))
+        self.folder.describe(self._asked(), self.model.identity, describe_device(self.model))
         self.state = self.learner.start(self.model)
         self.base = self.version = self._keep(None)
         self._answers(self.base)
@@ -158,6 +164,18 @@ class _Work:
         if self.version != self.base:
             self.state = self.folder.versions.get(self.version)
             self.learner.restore(self.model, self.state)
+
+    def _asked(self) -> dict[str, Any]:
+        """What may not change from round to round, since something that was kept depends on it."""
+        wheel = self.wheel
+        return {
+            "learner": dump(self.learner),
+            "objective": dump(wheel.objective),
+            "rollout": dump(wheel.rollout),
+            "prompts": [example.key for example in wheel.prompts],
+            "held_out": [example.key for example in wheel.held_out],
+            "suite": {exam.name: exam.key("") for exam in wheel.suite},
+        }
 
     def turn(self, name: str) -> None:
         """One round."""
@@ -183,42 +201,46 @@ class _Work:
         """The round's pairs, made once and read afterwards."""
         file = self.folder.root / "rounds" / f"{name}.jsonl"
         if not file.exists():
+            said, log = self._said()
             self.progress.update(f"drawing answers for {name}", 0, len(self.wheel.prompts))
             wheel, seed = self.wheel, seed_of(self.learner.seed, "flywheel", name)
             drawing = Drawing(wheel.reward, wheel.rollout, wheel.group, wheel.pairing)
             drawn = drawing.draw(self.model, wheel.prompts, seed)
-            said, until = self._said()
             for trace in drawn.traces:
                 self.folder.trace({"experience": name, "version": self.version, **trace.row()})
             made = [*drawn.pairs, *said]
-            pairs = [pair for pair in made if self._fits(pair)]
-            about = {"version": self.version, "reward": dump(wheel.reward), "until": until, "said": len(said)}
+            pairs = [pair for pair in made if longest(self.model, pair) <= self.learner.recipe.length]
+            about = {"version": self.version, "reward": dump(wheel.reward), "said": len(said), **log}
             write_json(file.with_suffix(".json"), {**about, **drawn.counts, "too_long": len(made) - len(pairs)})
             placed = (replace(pair, source=f"{file.name}:{line}") for line, pair in enumerate(pairs, start=1))
             rows = (pair.row() for pair in with_origin(list(placed), name))
             write_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return tuple(Example.from_row(row) for _, row in read_jsonl(file))
 
-    def _fits(self, pair: Example) -> bool:
-        """Whether it is short enough to be learned from."""
-        parts = [self.model.encode_choice(pair.prompt, answer) for answer, _ in verdicts(pair)]
-        return max(len(prompt) + len(answer) for prompt, answer in parts) <= self.learner.recipe.length
-
-    def _said(self) -> tuple[list[Example], str]:
-        """Preferences from what people said since the round before, and the time of the last of it."""
-        if self.wheel.feedback is None:
-            return [], ""
+    def _said(self) -> tuple[list[Example], dict[str, Any]]:
+        """Preferences from what people said since the round before, and what was read of the log."""
+        wheel, path = self.wheel, str(self.wheel.feedback)
+        if wheel.feedback is None:
+            return [], {}
         whole = (self.folder.root / "rounds").glob("*.jsonl")
-        until = max((str(read_json(file.with_suffix(".json"))["until"]) for file in whole), default="")
-        events, rejects = read_feedback(self.wheel.feedback, datetime.fromisoformat(until) if until else None)
-        check_rejects(rejects, len(rejects) + len(events))
-        made = feedback_pairs if self.wheel.objective.criterion.paired else feedback_verdicts
-        return made(events, self.wheel.clip), events[-1].time.astimezone(UTC).isoformat() if events else until
+        before = [about["log"] for file in whole if "log" in (about := read_json(file.with_suffix(".json")))]
+        log = read_feedback(wheel.feedback, max((own["lines"] for own in before if own["path"] == path), default=0))
+        # A round that was stopped before it was whole may have set rows aside; they are read again.
+        aside = self.folder.rejects()[: sum(own["rejected"] for own in before)]
+        write_rejects(self.folder.root / "rejected.jsonl", [*aside, *log.rejects])
+        check_rejects(log.rejects, len(log.rejects) + len(log.events), wheel.bad_rows)
+        held = {_stripped(example.prompt) for example in wheel.held_out}
+        events = [event for event in log.events if _stripped(event.prompt) not in held]
+        about = {"path": path, "lines": log.lines, "rejected": len(log.rejects), "events": len(log.events)}
+        made = feedback_pairs if wheel.objective.criterion.paired else feedback_verdicts
+        return made(events, wheel.clip), {"log": about | {"held_out": len(log.events) - len(events)}}
 
     def _judged(self, version: str) -> tuple[Verdict, dict[str, float]]:
         """Whether a candidate is kept, and its scores."""
         judge, now = self.wheel.judge or self.wheel.reward, self._suite(version)
-        won, over = (self._won(judge, version, other) for other in (self.version, self.base))
+        won = over = self._won(judge, version, self.version)
+        if self.version != self.base:
+            over = self._won(judge, version, self.base)
         kept = [event.scores for event in self.folder.events() if event.kind in HEADS]
         best = {name: max(s for scores in kept if (s := scores.get(name)) is not None) for name in now}
         return self.wheel.promotion.judge(won, best, now), {WON: won.share, WON_START: over.share, **now}
@@ -232,7 +254,8 @@ class _Work:
         if not file.exists():
             seed = seed_of(self.learner.seed, "held out")
             drawn = self.wheel.rollout.run(self.model, self.wheel.held_out, 1, seed)
-            write_json(file, [asdict(answer) for traces in drawn for answer in answers_of(traces[-1:])])
+            answers = [Answer(trace.text, trace.finished, trace.length) for (trace,) in drawn]
+            write_json(file, [asdict(answer) for answer in answers])
         return [Answer(**row) for row in read_json(file)]
 
     def _suite(self, version: str) -> dict[str, float]:
@@ -247,5 +270,6 @@ class _Work:
         return self.folder.versions.put(self.state, parent, about)
 
 
-def _keys(examples: Sequence[Example]) -> list[str]:
-    return [example.key for example in examples]
+def _stripped(prompt: Sequence[Message]) -> tuple[Message, ...]:
+    """A prompt without the blanks around its turns, which make no other prompt of it."""
+    return tuple(Message(turn.role, turn.content.strip()) for turn in prompt)

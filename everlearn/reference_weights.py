@@ -55,7 +55,8 @@ class References:
         if wanted and sharded:
             raise ModelError(
                 f"the objective looks at {sorted(wanted)}, and parameters are sharded, so that no process can hold "
-                "another version; launch without FSDP, or set the strength of the divergence to 0."
+                "another version; launch without FSDP, set the strength of the divergence to 0, or take an objective "
+                "without a reference, as SimPO."
             )
         self.wanted = wanted
         self.weights = {name: dict(base(start()) if name == BASE else start()) for name in wanted}

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from everlearn.comparison import Comparison
 from everlearn.definitions import DEFINITIONS
 from everlearn.errors import ConfigError
-from everlearn.figures import change_lines, loss_curve, score_lines
+from everlearn.figures import change_lines, loss_curve, loss_lines, score_lines
 from everlearn.files import write_atomic
 from everlearn.fold import Run
 from everlearn.measures import Measure
@@ -114,6 +114,7 @@ def _content(runs: Sequence[RunView]) -> dict[str, Any]:
         "experiences": [_experience(runs, name, number) for number, name in enumerate(experiences, start=1)],
         "abilities": _abilities(runs),
         "losses": [_losses(run) for run in runs],
+        "looks": [_looks(run) for run in runs],
         "definitions": [(d.__name__, titled(d.__name__), _linked(inspect.getdoc(d) or "")) for d in DEFINITIONS],
         "times": (times[0], times[-1]) if times else None,
     }
@@ -218,6 +219,11 @@ def _ability_scores(run: RunView, name: str) -> tuple[float | None, float | None
 def _losses(run: RunView) -> str:
     losses = [(str(row["experience"]), float(row["loss"])) for row in run.steps]
     return loss_curve(f"Training loss of run {run.name}, step by step", losses, run.number) if losses else ""
+
+
+def _looks(run: RunView) -> str:
+    title = f"Loss on earlier experiences while later ones were learned, run {run.name}"
+    return loss_lines(title, run.looks, run.starts) if run.looks else ""
 
 
 def _linked(text: str) -> list[tuple[str, str]]:

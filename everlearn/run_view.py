@@ -14,6 +14,7 @@ from everlearn.files import read_json, read_jsonl
 from everlearn.fold import Run
 from everlearn.matrix import Matrix
 from everlearn.measures import Measure, cells, routing_accuracy, summary
+from everlearn.methods.stability import LOSS_ON
 
 LEARNER = "everlearn.learner:Learner"
 
@@ -138,6 +139,26 @@ class RunView:
     def steps(self) -> list[dict[str, Any]]:
         """The rows of the optimiser's steps."""
         return [row for row in self.run.files.metrics() if "loss" in row]
+
+    @cached_property
+    def starts(self) -> list[tuple[str, int]]:
+        """Each experience, and the number of optimiser steps before it."""
+        found, before = list[tuple[str, int]](), 0
+        for name, cost in self.costs.items():
+            found.append((name, before))
+            before += cost.steps
+        return found
+
+    @cached_property
+    def looks(self) -> dict[str, list[tuple[int, float]]]:
+        """For each earlier experience that was looked at: optimiser steps, and the loss on it after each."""
+        found, starts = dict[str, list[tuple[int, float]]](), dict(self.starts)
+        for row in self.run.files.metrics():
+            for name, value in row.get("notes", {}).items():
+                if name.startswith(LOSS_ON) and row["experience"] in starts:
+                    step = starts[row["experience"]] + int(row["step"])
+                    found.setdefault(name.removeprefix(LOSS_ON), []).append((step, float(value)))
+        return found
 
     @cached_property
     def costs(self) -> dict[str, Cost]:

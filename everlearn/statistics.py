@@ -15,6 +15,8 @@ Scores = NDArray[np.float64]
 
 BLOCK = 2**22
 """Most random draws held in memory at once."""
+ROUNDING = 1e-9
+"""Differences smaller than this are floating point's: 0.8 - 0.7 is more than 0.1 there."""
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ class Objective(Protocol):
         """Scalar: the mean loss over the batch's weight, differentiable."""
 
 
+@runtime_checkable
 class Metric(Protocol):
     """How a reply is judged. Frozen data; its class and fields name its definition.
 

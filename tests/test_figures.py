@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from everlearn.figures import VARIABLES, change_lines, loss_curve, score_lines
+from everlearn.figures import VARIABLES, change_lines, loss_curve, loss_lines, score_lines
 from everlearn.measures import Measure, cells
 from tests.synthetic import PROTECTED, matrix
 
@@ -19,6 +19,7 @@ def drawings() -> dict[str, str]:
         "scores": score_lines("scores", columns, 1),
         "changes": change_lines("changes", ["a", "b", "c"], [CHANGES, CHANGES]),
         "losses": loss_curve("losses", LOSSES, 0),
+        "looks": loss_lines("looks", {"words": [(50, 1.0), (60, 3.0), (100, 1.5)]}, [("words", 0), ("sums", 50)]),
     }
 
 
@@ -31,7 +32,7 @@ def texts(drawing: str) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(drawing).iter() if element.tag.endswith("text")]
 
 
-@pytest.mark.parametrize("name", ["scores", "changes", "losses"])
+@pytest.mark.parametrize("name", ["scores", "changes", "losses", "looks"])
 def test_a_figure_is_well_formed_and_titled(name: str, drawn: dict[str, str]) -> None:
     root = ElementTree.fromstring(drawn[name])
     assert root.attrib["role"] == "img"
@@ -40,7 +41,7 @@ def test_a_figure_is_well_formed_and_titled(name: str, drawn: dict[str, str]) ->
     assert root[0].attrib["id"] == root.attrib["aria-labelledby"]
 
 
-@pytest.mark.parametrize("name", ["scores", "changes", "losses"])
+@pytest.mark.parametrize("name", ["scores", "changes", "losses", "looks"])
 def test_colours_are_the_page_s_own(name: str, drawn: dict[str, str]) -> None:
     used = set(re.findall(r"var\(--([\w-]+)\)", drawn[name]))
     assert {"muted", "rule"} < used <= set(VARIABLES.values())

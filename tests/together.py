@@ -26,7 +26,8 @@ from everlearn.methods.anchors import EWC
 from everlearn.methods.replay import Replay
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.parallel import launched
-from everlearn.testing.toys import toy_model, toy_stream
+from everlearn.objectives.selective import Selective
+from everlearn.testing.toys import toy_folder, toy_model, toy_stream
 from everlearn.types import Experience, Memory, Stream
 from everlearn.watch import Watch
 
@@ -122,6 +123,17 @@ def small() -> dict[str, Any]:
     return {"weights": dict(learn(learner, model, learner.start(model), lone).weights)}
 
 
+def selective(out: Path, score: Any) -> dict[str, Any]:
+    """Steps whose tokens are chosen among those of all passes, beside a reference that is put into `out`."""
+    reference = launched().by_main(lambda: str(toy_folder(out / "reference", seed=1)))
+    objective = Selective(reference, 0.5, score, folder=str(out))
+    learner, model = Learner("toy", chain(), replace(RECIPE, patience=None)), toy_model()
+    state = learner.start(model)
+    for experience in STREAM:
+        state = learn(learner, model, state, replace(experience, objective=objective))
+    return {"weights": dict(state.weights)}
+
+
 def talked(out: Path) -> dict[str, Any]:
     """What the operations of `Processes` return to the main process."""
     here = launched()
@@ -165,6 +177,8 @@ def done(task: str, out: Path) -> dict[str, Any]:
             return learned(name, torch.bfloat16)
         if kind == "resumed":
             return resumed(out, name)
+        if kind == "selective":
+            return selective(out, name)
         return talked(out) if kind == "talked" else small()
     except EverlearnError as error:
         return {"error": str(error)}

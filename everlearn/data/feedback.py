@@ -52,31 +52,56 @@ class Feedback:
     source: str = ""
 
 
-def read_feedback(path: str | Path, after: datetime | None = None) -> tuple[tuple[Feedback, ...], tuple[Reject, ...]]:
-    """The events of a log in the order of their times, and the rows that are none.
+@dataclass(frozen=True)
+class Log:
+    """What is new in a log.
 
     Args:
-        path: a JSONL file.
-        after: leave out what happened then or before.
+        events: in the order of their times.
+        rejects: the rows that are none.
+        lines: that the log has, those that had been read before included.
+    """
+
+    events: tuple[Feedback, ...]
+    rejects: tuple[Reject, ...]
+    lines: int
+
+
+def read_feedback(path: str | Path, read: int = 0) -> Log:
+    """What a log says behind the lines that were read before, whatever its time.
+
+    A last line that is broken and has no end yet is still being written: it is left for the next time.
+
+    Args:
+        path: a JSONL file, which is only ever added to.
+        read: lines to pass over, as `Log.lines` counted them.
 
     Raises:
-        DataError: if there is no such file.
+        DataError: if there is no such file, or it has fewer lines than were read.
     """
-    found: list[Feedback] = []
-    rejects: list[Reject] = []
-    for raw in jsonl_rows(Path(path)):
+    path, found, rejects, lines = Path(path), list[Feedback](), list[Reject](), 0
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such log; check the name, or make an empty file to begin with.")
+    for raw in jsonl_rows(path):
+        if raw.reason and _is_open(path, raw):
+            break
+        lines = int(raw.source.rpartition(":")[2])
+        if lines <= read:
+            continue
         try:
             found.append(_event(raw))
         except DataError as error:
             rejects.append(Reject(raw.source, str(error), raw.text))
-    events = sorted((e for e in found if after is None or e.time > after), key=lambda event: event.time)
-    return tuple(events), tuple(rejects)
+    if lines < read:
+        raise DataError(f"{path} has {lines} lines, and {read} were read before; add to it, or give a log of new name.")
+    return Log(tuple(sorted(found, key=lambda event: event.time)), tuple(rejects), lines)
 
 
 def feedback_pairs(events: Sequence[Feedback], clip: float = 10.0, per_prompt: int = 2) -> list[Example]:
     """Pairs: an edit over what it changed, and of answers to one prompt a good one over a bad one.
 
-    An answer is what was last said of it. A pair counts for 1 / (the product of its shown answers' propensities).
+    An answer is what was last said of it, and neither where it was last edited. A pair counts for 1 / (the product of
+    its shown answers' propensities).
 
     Args:
         events: in the order of their times.
@@ -86,12 +111,8 @@ def feedback_pairs(events: Sequence[Feedback], clip: float = 10.0, per_prompt: i
     Raises:
         ConfigError: if the clip is below 1.
     """
-    _require_clip(clip)
-    pairs = [
-        pair(e.prompt, e.edit, e.answer, {"weight": _weight(clip, e)})
-        for e in events
-        if e.edit and e.edit.strip() != e.answer.strip()
-    ]
+    require_clip(clip)
+    pairs = [pair(e.prompt, e.edit, e.answer, {"weight": _weight(clip, e)}) for e in events if _edited(e)]
     for verdicts in _last(events).values():
         good, bad = ([e for e in reversed(verdicts) if e.good is said] for said in (True, False))
         for better, worse in list(zip(good, bad, strict=False))[:per_prompt]:
@@ -102,6 +123,8 @@ def feedback_pairs(events: Sequence[Feedback], clip: float = 10.0, per_prompt: i
 def feedback_verdicts(events: Sequence[Feedback], clip: float = 10.0) -> list[Example]:
     """Judged answers, as KTO takes them: what was last said of each; an edited answer is bad, and its edit good.
 
+    An edit that changes blanks alone says nothing.
+
     Args:
         events: in the order of their times.
         clip: most that an answer counts for.
@@ -109,23 +132,28 @@ def feedback_verdicts(events: Sequence[Feedback], clip: float = 10.0) -> list[Ex
     Raises:
         ConfigError: if the clip is below 1.
     """
-    _require_clip(clip)
-    said = [e for verdicts in _last(events).values() for e in verdicts]
-    found = [verdict(e.prompt, e.answer, bool(e.good), {"weight": _weight(clip, e)}) for e in said]
-    for edited in (e for e in events if e.edit):
-        about = {"weight": _weight(clip, edited)}
-        found += [verdict(edited.prompt, edited.answer, False, about), verdict(edited.prompt, edited.edit, True, about)]
-    return found
+    require_clip(clip)
+    said: dict[tuple[tuple[Message, ...], str], Example] = {}
+    for event in (e for e in events if e.good is not None or _edited(e)):
+        for text, good in [(event.answer, bool(event.good)), *([(event.edit, True)] if event.edit else [])]:
+            said.pop(key := (event.prompt, text.strip()), None)
+            said[key] = verdict(event.prompt, text, good, {"weight": _weight(clip, event)})
+    return list(said.values())
 
 
 def _last(events: Sequence[Feedback]) -> dict[tuple[Message, ...], list[Feedback]]:
-    """By prompt, what was last said of each answer, in the order of times."""
+    """By prompt, what was last said of each answer, also that it was edited, in the order of times."""
     found: dict[tuple[Message, ...], dict[str, Feedback]] = defaultdict(dict)
     for event in events:
-        if event.good is not None:
+        if event.good is not None or _edited(event):
             found[event.prompt].pop(event.answer.strip(), None)
             found[event.prompt][event.answer.strip()] = event
     return {prompt: list(answers.values()) for prompt, answers in found.items()}
+
+
+def _edited(event: Feedback) -> bool:
+    """Whether the answer was changed into another one."""
+    return bool(event.edit) and event.edit.strip() != event.answer.strip()
 
 
 def _weight(clip: float, *events: Feedback) -> float:
@@ -135,9 +163,21 @@ def _weight(clip: float, *events: Feedback) -> float:
     return min(clip, 1 / chance)
 
 
-def _require_clip(clip: float) -> None:
+def require_clip(clip: float) -> None:
+    """Refuse a clip below which no event counts for one.
+
+    Raises:
+        ConfigError: if the clip is below 1, or infinite.
+    """
     if not 1 <= clip < float("inf"):
         raise ConfigError(f"clip is {clip}; give a number of 1 or more, where 1 weighs all alike.")
+
+
+def _is_open(path: Path, raw: Raw) -> bool:
+    """Whether a row's line, as it was read, had no end."""
+    with path.open("rb") as file:
+        file.seek(raw.stop - 1)
+        return file.read(1) != b"\n"
 
 
 def _event(raw: Raw) -> Feedback:

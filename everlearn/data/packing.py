@@ -15,7 +15,7 @@ class Row:
 
     Args:
         documents: in tokens.
-        examples: one for each document, or none.
+        examples: one for each document, for all of them together, or for each that continues a prompt; or none.
         task: the experience that the model is told it belongs to, where the scenario tells.
         values: numbers by name and by token of all documents laid end to end.
         count: its weight in its step; None takes its supervised tokens.
@@ -110,7 +110,8 @@ def collate(rows: Sequence[Row], shared: bool = False) -> Batch:
     tasks = tuple(row.task for row in rows) if any(row.task for row in rows) else ()
     counts = [row.count for row in rows if row.count is not None]
     weights = torch.tensor(counts, dtype=torch.float64) if counts else None
-    return Batch(tokens, positions, segments, supervised, examples, shared, tasks, _values(rows, shape), weights)
+    owned, values = tuple(len(row.examples) for row in rows), _values(rows, shape)
+    return Batch(tokens, positions, segments, supervised, examples, shared, tasks, values, weights, owned=owned)
 
 
 def _values(rows: Sequence[Row], shape: tuple[int, int]) -> dict[str, Tensor]:

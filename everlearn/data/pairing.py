@@ -8,6 +8,7 @@ from everlearn.data.preferences import pair
 from everlearn.errors import ConfigError
 from everlearn.examples import Example
 from everlearn.randomness import permutation
+from everlearn.statistics import ROUNDING
 
 Bucket = Literal["low", "mid", "high"]
 BUCKETS: tuple[Bucket, ...] = ("low", "mid", "high")
@@ -113,4 +114,4 @@ def _options(group: Sequence[Candidate], pairing: Pairing, seed: int) -> list[_O
     chosen = max((c for c in usable if c.reward == best), key=lambda c: c.likelihood)
     order = permutation(len(usable), seed, "answers")
     options = [_Option(chosen, usable[i], best - usable[i].reward) for i in order]
-    return [o for o in options if o.gap >= pairing.gap and o.rejected.text.strip() != chosen.text.strip()]
+    return [o for o in options if o.gap > pairing.gap - ROUNDING and o.rejected.text.strip() != chosen.text.strip()]

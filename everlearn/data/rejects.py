@@ -69,7 +69,7 @@ def check_rejects(rejects: Sequence[Reject], total: int, limit: float = BAD_ROWS
     if len(rejects) > limit * total:
         raise DataError(
             f"{len(rejects)} of {total} rows are bad, more than the limit of {limit:.3g} allows: {named(rejects)}. "
-            "Correct or remove them, or raise the limit (`bad_rows` in a stream file or in Settings)."
+            "Correct or remove them, or raise the limit (`bad_rows` of a stream file, Settings or a Flywheel)."
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 from everlearn.examples import Batch
 
@@ -44,11 +45,9 @@ def halves(batch: Batch) -> list[Batch]:
 def _rows(batch: Batch, rows: Sequence[int]) -> Batch:
     segments = batch.segments[rows]
     width = int((segments > 0).sum(1).max())
-    counts = batch.segments.amax(1).tolist()
-    examples = batch.examples
-    if len(examples) == sum(counts):  # one for each document
-        starts = [sum(counts[:row]) for row in rows]
-        examples = tuple(x for row, at in zip(rows, starts, strict=True) for x in examples[at : at + counts[row]])
+    examples, ends = batch.examples, list(accumulate(batch.owned))
+    if ends:
+        examples = tuple(x for row in rows for x in examples[ends[row] - batch.owned[row] : ends[row]])
     return replace(
         batch,
         tokens=batch.tokens[rows, :width],
@@ -56,6 +55,7 @@ def _rows(batch: Batch, rows: Sequence[int]) -> Batch:
         segments=segments[:, :width],
         supervised=batch.supervised[rows, :width],
         examples=examples,
+        owned=tuple(batch.owned[row] for row in rows) if ends else (),
         tasks=tuple(batch.tasks[row] for row in rows) if batch.tasks else (),
         values={name: numbers[rows, :width] for name, numbers in batch.values.items()},
         counts=None if batch.counts is None else batch.counts[rows],

@@ -17,6 +17,7 @@ from everlearn.method import Context, Method, Tensors
 from everlearn.models.language_model import LanguageModel
 from everlearn.objectives.criteria import margins
 from everlearn.objectives.judged import batches_of, case_of, judged_of
+from everlearn.objectives.preference import Preference
 from everlearn.types import Memory
 
 Kept = Mapping[str, Any]
@@ -38,7 +39,8 @@ class COPR(Method):
 
     A reconstruction from accounts of the paper, for pairs: its rewards of ranked answers become `gap`, its sums over
     an answer set two answers, and its Lagrangian this multiplier, whose numbers are a public port's. Memory: for each
-    of `capacity` pairs, shared equally by experiences, its text and 8 bytes. Experiences without pairs are let pass.
+    of `capacity` pairs, shared equally by experiences, its text and 8 bytes. Experiences without pairs are let pass,
+    and so are those of another objective, whose two choices are no preference.
 
     Args:
         strength: the multiplier at the beginning; 0 stays 0.
@@ -75,7 +77,8 @@ class COPR(Method):
 
     def begin(self, memory: Memory, ctx: Context) -> Memory:
         """Choose pairs of the experience to keep, and what the last version says of them."""
-        pairs = [example for example in ctx.experience.train if len(example.choices) == 2]
+        taught = isinstance(ctx.experience.objective, Preference)
+        pairs = [example for example in ctx.experience.train if taught and len(example.choices) == 2]
         origins = [kept["row"]["origin"] for kept in memory["kept"]]
         kept = balanced_keep(origins, ctx.experience.name, len(pairs), self.capacity, ctx.rng("kept"))
         chosen = list(each(pairs, [i for old, i in kept if not old]))
@@ -100,7 +103,11 @@ class COPR(Method):
         return float(memory["strength"]) * self.divergence(_drawn(memory, self.rows, ctx), ctx)
 
     def step(self, memory: Memory, grads: Tensors, update: Tensors, ctx: Context) -> Memory:
-        """The multiplier grows where stored pairs are farther from their optimum than is put up with."""
+        """The multiplier grows where stored pairs are farther from their optimum than is put up with.
+
+        What is measured is the model after the step; in half precision, whose new weights are shown to the model later,
+        it is the model before it, so that the multiplier follows one step behind.
+        """
         if not memory["kept"] or not memory["strength"] or not self.rate:
             return memory
         with torch.no_grad():

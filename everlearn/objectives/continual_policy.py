@@ -4,15 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 
-import torch
 from torch import Tensor
 
-from everlearn.data.packing import collate, split_by_tokens
 from everlearn.errors import ConfigError
 from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.recall import recalled
-from everlearn.objectives.groups import Attempt, attempts_of, noted, rows_of, with_value
+from everlearn.objectives.groups import Attempt, attempts_of, noted, with_reference, with_value
 from everlearn.objectives.on_policy import Lesson, passed
 from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.types import Model
@@ -80,9 +77,10 @@ class CPPO:
         """
 
         def taught(live: LanguageModel, chosen: Sequence[Example], seed: int) -> Lesson:
-            tried = [a for a in self.policy.attempt(live, chosen, seed) if self.policy.takes(a)]
-            weights = self.weights(tried)
-            batches = self.batches(live, tried, weights, plan)
+            tried = self.policy.attempt(live, chosen, seed)
+            taken = [a for a in tried if self.policy.takes(a)]
+            weights = self.weights(taken)
+            batches = self.batches(live, taken, weights, plan)
             return Lesson(batches, noted(tried) | _shares(weights), tuple(a.trace.row(a.advantage) for a in tried))
 
         return passed(model, examples, plan, taught, self.policy.iterations)
@@ -122,19 +120,15 @@ class CPPO:
     ) -> tuple[Batch, ...]:
         """Attempts as batches, with their weights and what the last version says of them."""
         pairs = list(zip(attempts, weights, strict=True))
-        found = self._laid(model, [replace(a, advantage=learn * (a.advantage or 0.0)) for a, (learn, _) in pairs], plan)
+        learned = [replace(a, advantage=learn * (a.advantage or 0.0)) for a, (learn, _) in pairs]
+        found = self.policy.batches(model, learned, plan)
         if not self.retention:
-            return tuple(found)
+            return found
         # The same attempts lie in the same rows, so that their other weight can take the place of the advantage.
-        kept = self._laid(model, [replace(a, advantage=retain) for a, (_, retain) in pairs], plan)
-        with recalled(model, plan.references.get(START, {})), torch.no_grad():
-            said = [model.token_logprobs(b, temperature=self.policy.rollout.sampling.temperature) for b in found]
-        found = [with_value(b, "reference", s) for b, s in zip(found, said, strict=True)]
-        return tuple(with_value(b, "retained", k.at_targets("advantage")) for b, k in zip(found, kept, strict=True))
-
-    def _laid(self, model: LanguageModel, attempts: Sequence[Attempt], plan: Plan) -> list[Batch]:
-        rows = rows_of(attempts, model.packs, plan.tokens, self.policy.iterations > 1, self.policy.count)
-        return [collate([rows[i] for i in group], model.packs) for group in split_by_tokens(rows, plan.tokens)]
+        kept = self.policy.batches(model, [replace(a, advantage=retain) for a, (_, retain) in pairs], plan)
+        start, temperature = plan.references.get(START, {}), self.policy.rollout.sampling.temperature
+        said = with_reference(model, found, start, temperature)
+        return tuple(with_value(b, "retained", k.at_targets("advantage")) for b, k in zip(said, kept, strict=True))
 
 
 def _signs(values: Sequence[float], width: float) -> list[int]:

@@ -12,8 +12,10 @@ from torch import Tensor
 from everlearn.data.packing import Row
 from everlearn.examples import Batch, Encoded, Example
 from everlearn.models.language_model import LanguageModel
+from everlearn.models.recall import recalled
 from everlearn.rewards.reward import Answer, Reward, notes_of
 from everlearn.traces import Trace
+from everlearn.weights import Tensors
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,15 @@ def with_value(batch: Batch, name: str, values: Tensor) -> Batch:
     placed = torch.zeros(batch.supervised.shape, dtype=torch.float64)
     placed[batch.supervised] = values.detach().cpu().double()
     return replace(batch, values={**batch.values, name: placed})
+
+
+def with_reference(
+    model: LanguageModel, batches: Sequence[Batch], weights: Tensors, temperature: float = 1.0
+) -> list[Batch]:
+    """The batches with the "reference": what the model says of their supervised tokens with a version's weights."""
+    with recalled(model, weights), torch.no_grad():
+        said = [model.token_logprobs(batch, temperature=temperature) for batch in batches]
+    return [with_value(batch, "reference", own) for batch, own in zip(batches, said, strict=True)]
 
 
 def noted(attempts: Sequence[Attempt]) -> dict[str, float]:

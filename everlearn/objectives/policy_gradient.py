@@ -20,21 +20,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from everlearn.data.packing import collate, split_by_tokens
 from everlearn.errors import ConfigError, ModelError
 from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.recall import recalled
 from everlearn.objectives.advantages import Baseline, Scale, advantages
-from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, reward_notes, rows_of, with_value
+from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, reward_notes, rows_of, with_reference
 from everlearn.objectives.on_policy import Lesson, passed, require_prompts
 from everlearn.objectives.rollouts import Rollout, SingleTurn
 from everlearn.objectives.surrogates import Clip, Surrogate, means
 from everlearn.randomness import permutation, seed_of
-from everlearn.rewards.reward import Reward
+from everlearn.rewards.reward import Reward, require_reward
 from everlearn.types import Model
 
 Average = Literal["tokens", "attempts", "constant", "sums"]
@@ -103,7 +101,8 @@ class PolicyGradient:
     truncated: Truncated = "keep"
 
     def __post_init__(self) -> None:
-        """Refuse choices that there are not, and numbers without a meaning."""
+        """Refuse a metric as the reward, choices that there are not, and numbers without a meaning."""
+        require_reward(self.reward)
         for name, choices in (CHOICES | {"truncated": Truncated}).items():
             if getattr(self, name) not in get_args(choices):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: choose among {get_args(choices)}.")
@@ -253,9 +252,8 @@ class PolicyGradient:
         batches = [collate([rows[i] for i in group], model.packs) for group in split_by_tokens(rows, plan.tokens)]
         if not self.kl:
             return tuple(batches)
-        with recalled(model, plan.references.get(self.reference, {})), torch.no_grad():
-            said = [model.token_logprobs(b, temperature=self.rollout.sampling.temperature) for b in batches]
-        return tuple(with_value(b, "reference", s) for b, s in zip(batches, said, strict=True))
+        version = plan.references.get(self.reference, {})
+        return tuple(with_reference(model, batches, version, self.rollout.sampling.temperature))
 
 
 def _value(batch: Batch, like: Tensor, name: str) -> Tensor:

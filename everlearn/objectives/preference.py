@@ -27,7 +27,7 @@ from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.recall import recalled
 from everlearn.objectives.criteria import DPO, Criterion
-from everlearn.objectives.groups import with_value
+from everlearn.objectives.groups import with_reference, with_value
 from everlearn.objectives.judged import Case, batches_of, case_of, judged_of, mismatched, weights_of
 from everlearn.randomness import permutation
 from everlearn.types import Model
@@ -112,12 +112,11 @@ class Preference:
         batches = batches_of(cases, model.packs, plan.tokens, self.criterion.paired)
         if not self.criterion.anchored:
             return tuple(batches)
-        with recalled(model, plan.references.get(self.reference, {})), torch.no_grad():
-            said = [model.token_logprobs(b) for b in batches]
-        batches = [with_value(b, "reference", s) for b, s in zip(batches, said, strict=True)]
+        batches = with_reference(model, batches, plan.references.get(self.reference, {}))
         if not self.criterion.compared:
             return tuple(batches)
         apart = self._apart(model, mismatched(cases), plan)
+        said = [batch.at_targets("reference") for batch in batches]
         return tuple(with_value(b, "baseline", torch.full_like(s, apart)) for b, s in zip(batches, said, strict=True))
 
     def _apart(self, model: LanguageModel, cases: Sequence[Case], plan: Plan) -> float:

@@ -8,9 +8,7 @@ from typing import Protocol, runtime_checkable
 from everlearn.comparison import noise_floor
 from everlearn.errors import ConfigError
 from everlearn.matrix import Matrix, Row
-
-ROUNDING = 1e-9
-"""Differences smaller than this are floating point's: 0.8 - 0.7 is more than 0.1 there."""
+from everlearn.statistics import ROUNDING
 
 
 @dataclass(frozen=True)

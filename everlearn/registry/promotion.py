@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from everlearn.errors import ConfigError
-from everlearn.registry.gates import ROUNDING, Verdict
+from everlearn.registry.gates import Verdict
 from everlearn.rewards.win_rate import WinRate
+from everlearn.statistics import ROUNDING
 
 
 @dataclass(frozen=True)

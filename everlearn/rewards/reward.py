@@ -52,6 +52,22 @@ def notes_of(reward: Reward, example: Example, replies: Sequence[Answer]) -> Map
     return reward.notes(example, replies) if isinstance(reward, Noting) else {}
 
 
+def require_reward(reward: Reward | None, name: str = "reward") -> None:
+    """Refuse a metric where a reward is needed: it scores one reply, and not all completions of a prompt.
+
+    Args:
+        reward: what was given; None passes.
+        name: of the argument.
+
+    Raises:
+        ConfigError: if it is a metric; says how it becomes a reward.
+    """
+    if isinstance(reward, Metric):
+        raise ConfigError(
+            f"{name}={reward}: a metric is no reward; one of generated text becomes one as Scored({reward})."
+        )
+
+
 def question(example: Example) -> tuple[Message, ...]:
     """The turns that the model is asked to go on from: all, but for an assistant's at the end."""
     return example.messages[:-1] if _is_answered(example) else example.messages
@@ -103,6 +119,10 @@ class IfFinished:
     reward: Reward
     otherwise: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a metric."""
+        require_reward(self.reward)
+
     def score(self, example: Example, replies: Sequence[Answer]) -> Scores:
         """See `Reward`."""
         scores = self.reward.score(example, replies)
@@ -126,6 +146,10 @@ class Part:
     reward: Reward
     weight: float = 1.0
     required: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a metric."""
+        require_reward(self.reward)
 
 
 @dataclass(frozen=True)

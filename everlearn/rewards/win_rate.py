@@ -16,7 +16,7 @@ class WinRate:
 
     Args:
         scores: 1 where the first answer won, 0 where the second did, 1/2 where neither.
-        dropped: items whose answers could not be scored.
+        dropped: items of which neither answer could be scored; they are left out.
     """
 
     scores: tuple[float, ...]
@@ -40,7 +40,13 @@ class WinRate:
 
 
 def win_rate(judge: Reward, examples: Sequence[Example], ours: Sequence[Answer], theirs: Sequence[Answer]) -> WinRate:
-    """Compare two answers to each example; each pair is judged in both orders, and tied where the orders disagree.
+    """Compare two answers to each example: the one with the higher score wins.
+
+    A judge is asked once, since scores do not depend on the order of what is scored (`Reward`): one that favours a
+    place has to be asked in both orders by the reward itself, as `PairJudge` does.
+
+    The same answer ties, unasked. One that cannot be scored loses to one that can be: else a version that hardly ever
+    comes to an end would be compared on the few items on which it does.
 
     Args:
         judge: scores both answers of an item together.
@@ -59,11 +65,9 @@ def win_rate(judge: Reward, examples: Sequence[Example], ours: Sequence[Answer],
 
 
 def _compared(judge: Reward, example: Example, ours: Answer, theirs: Answer) -> float | None:
-    if ours.text == theirs.text:
+    if ours == theirs:
         return 0.5
-    (a, b), (d, c) = judge.score(example, [ours, theirs]), judge.score(example, [theirs, ours])
-    if a is None or b is None or c is None or d is None:
-        return None
-    if (a > b) != (c > d) or a == b or c == d:
-        return 0.5
-    return float(a > b)
+    mine, other = judge.score(example, [ours, theirs])
+    if mine is None or other is None:
+        return None if mine is other else float(other is None)
+    return 0.5 if mine == other else float(mine > other)

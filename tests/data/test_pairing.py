@@ -25,6 +25,11 @@ def test_the_best_is_chosen_over_one_that_is_worse_by_the_gap() -> None:
     assert made([answers[:1], []], Pairing()) == []
 
 
+def test_a_gap_that_rounding_alone_makes_smaller_is_wide_enough() -> None:
+    assert 1.0 - 0.9 < 0.1  # in floating point
+    assert made([[Candidate("good", 1.0), Candidate("fair", 0.9)]], Pairing(gap=0.1)) == [("good", "fair")]
+
+
 def test_a_prompt_gives_few_pairs_each_with_another_rejected_answer() -> None:
     answers = [Candidate("good", 1.0), Candidate("b", 0.0), Candidate("b ", 0.0), Candidate("c", 0.0)]
     found = made([answers], Pairing(per_prompt=5))

@@ -6,11 +6,15 @@ import pytest
 import torch
 
 from everlearn.data.packing import Row, collate
+from everlearn.data.preferences import pair
 from everlearn.data.shares import halves, shares
-from everlearn.examples import Batch, Encoded, Example, Teacher
+from everlearn.examples import Batch, Encoded, Example, Message, Teacher
 from everlearn.models.language_model import LanguageModel
+from everlearn.objectives.groups import Attempt, rows_of
+from everlearn.objectives.judged import batches_of, case_of
 from everlearn.objectives.next_token import NextToken
 from everlearn.testing.toys import toy_model
+from everlearn.traces import Trace
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +39,25 @@ def test_halves_hold_every_row_and_its_examples_once() -> None:
     assert [e.text for e in first.examples + second.examples] == ["9", "3", "4", "2", "2"]
     assert supervised(first) + supervised(second) == supervised(batch)
     assert first.weight + second.weight == batch.weight
+
+
+def test_halves_know_their_own_where_a_row_has_one_example_for_all_its_documents(model: LanguageModel) -> None:
+    prompt, origins = (Message("user", "say"),), ("one", "two", "three")
+    asked = [replace(pair(prompt, "yes" * n, "no", {}), origin=o) for n, o in enumerate(origins, 1)]
+    (batch,) = batches_of([case_of(model, e, 64) for e in asked], True, 1024, True)
+    assert [[e.origin for e in half.examples] for half in halves(batch)] == [["three", "two"], ["one"]]
+    assert [[e.origin for e in quarter.examples] for quarter in halves(halves(batch)[0])] == [["three"], ["two"]]
+
+
+def test_halves_know_their_own_where_each_attempt_at_a_shared_prompt_has_one() -> None:
+    def tried(task: str, prompt: tuple[int, ...], *tokens: int) -> Attempt:
+        trace = Trace(prompt, tokens, (True,) * len(tokens), (-1.0,) * len(tokens), reward=1.0)
+        return Attempt(Example(text=task), trace, 0.5)
+
+    attempts = [tried("a", (5, 6), 7), tried("a", (5, 6), 8, 9), tried("a", (5, 6), 9), tried("b", (6, 6), 7)]
+    for packs, mine in ((True, [["a", "a", "a"], ["b"]]), (False, [["a", "a"], ["a", "b"]])):
+        batch = collate(rows_of(attempts, packs, 64, False, lambda count: None), packs)
+        assert [[e.text for e in half.examples] for half in halves(batch)] == mine
 
 
 def test_the_weighted_loss_of_halves_is_that_of_the_whole(model: LanguageModel) -> None:

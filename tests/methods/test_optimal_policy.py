@@ -18,6 +18,7 @@ from everlearn.metrics.likelihood import Choice
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.objectives.criteria import DPO
+from everlearn.objectives.next_token import NextToken
 from everlearn.objectives.preference import Preference
 from everlearn.testing.laws import memory_is_plain_data
 from everlearn.testing.toys import question, toy_folder, toy_model
@@ -113,6 +114,12 @@ def test_experiences_share_the_room_and_those_without_pairs_pass() -> None:
         ctx = context(model, lesson(name, rows))
         memory = method.end(method.begin(memory, ctx), ctx)
     assert sorted(kept["row"]["origin"] for kept in memory["kept"]) == ["one"] * 3 + ["three"] * 3
+
+
+def test_demonstrations_with_two_choices_are_no_preferences() -> None:
+    method, model, rows = COPR(), toy_model(), pairs("say", "yes", "no")
+    ctx = context(model, replace(lesson("one", rows), objective=NextToken()))
+    assert method.begin(method.init(model), ctx)["coming"] == []
 
 
 def two_lessons(folder: Path, method: Any) -> tuple[State, LanguageModel, list[Example]]:

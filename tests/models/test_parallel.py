@@ -15,7 +15,7 @@ from everlearn.models.parallel import Processes, launched
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.weights import equal
 from tests.killing import REPOSITORY
-from tests.together import METHODS, SHARDED, learned, small
+from tests.together import METHODS, SHARDED, learned, selective, small
 
 Results = dict[str, dict[str, Any]]
 
@@ -30,13 +30,14 @@ def together(out: Path, sharding: str, *tasks: str) -> Results:
 @pytest.fixture(scope="module")
 def replicated(tmp_path_factory: pytest.TempPathFactory) -> Results:
     tasks = [*(f"learned:{name}" for name in METHODS), "resumed:plain", "small", "talked"]
+    tasks += ["selective:excess", "selective:loss"]
     return together(tmp_path_factory.mktemp("replicated"), "replicated", *tasks)
 
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Results:
     tasks = ["learned:plain", "learned:lora_replay", "learned:ewc", "half:plain", "half:lora_replay"]
-    tasks += ["resumed:plain", "small", "talked"]
+    tasks += ["resumed:plain", "small", "talked", "selective:excess", "selective:loss"]
     return together(tmp_path_factory.mktemp("sharded"), "sharded", *tasks)
 
 
@@ -101,6 +102,18 @@ def test_work_that_one_process_was_asked_to_stop_goes_on_to_the_same_bits(
 def test_a_step_of_one_row_is_learned_once(kind: str, request: pytest.FixtureRequest) -> None:
     results: Results = request.getfixturevalue(kind)
     require_same_weights(small()["weights"], results["small"]["weights"])
+
+
+@pytest.mark.parametrize(("kind", "score"), [("replicated", "excess"), ("replicated", "loss"), ("sharded", "loss")])
+def test_tokens_are_chosen_among_those_of_all_processes(
+    kind: str, score: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    found = request.getfixturevalue(kind)[f"selective:{score}"]
+    require_same_weights(selective(tmp_path, score)["weights"], found["weights"])
+
+
+def test_sharded_processes_refuse_what_needs_passes_beside_the_learning(sharded: Results) -> None:
+    assert 'ranking="pass"' in sharded["selective:excess"]["error"]
 
 
 @pytest.mark.parametrize("kind", ["replicated", "sharded"])

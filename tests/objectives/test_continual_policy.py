@@ -47,6 +47,14 @@ class Same:
         return [0.5] * len(replies)
 
 
+@dataclass(frozen=True)
+class Unsure:
+    """The share of vowels; nobody can tell where there is none."""
+
+    def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
+        return [score or None for score in Vowels().score(example, replies)]
+
+
 def cppo(**fields: Any) -> CPPO:
     own = {"reward": Vowels(), "group": 4, "rollout": SingleTurn(Sampling(limit=6)), "surrogate": Reinforce()}
     policy = PolicyGradient(**(own | {k: v for k, v in fields.items() if k in PolicyGradient.__dataclass_fields__}))
@@ -129,6 +137,20 @@ def test_without_a_reference_it_asks_for_none_and_weights_are_noted() -> None:
     assert (cppo().references, cppo(retention=0.0).references) == ({"start": 1.0}, {})
     step = next(iter(cppo().steps(toy_model(), PROMPTS, PLAN)))
     assert 0.2 <= step.notes["retained_weight"] <= step.notes["learned_weight"] <= 2.0
+
+
+def test_attempts_that_teach_nothing_are_noted_and_kept_but_not_learned_from() -> None:
+    objective = cppo(reward=Unsure(), truncated="mask")
+    step = next(iter(objective.steps(toy_model(), PROMPTS, PLAN)))
+    unsure = sum(trace["reward"] is None for trace in step.traces)
+    cut = sum(not trace["finished"] for trace in step.traces)
+    assert 0 < unsure < len(step.traces) == 8  # two prompts, four attempts at each
+    assert 0 < cut < 8
+    assert step.notes["attempts"] == 8
+    assert step.notes["unscorable"] == unsure / 8
+    assert step.notes["truncated"] == cut / 8
+    taken = sum(t["reward"] is not None and t["finished"] and t["length"] > 0 for t in step.traces)
+    assert sum(int(attempts_of(batch).max()) + 1 for batch in step.batches) == taken
 
 
 def test_what_makes_no_sense_is_refused() -> None:

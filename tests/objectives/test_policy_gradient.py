@@ -17,6 +17,8 @@ from everlearn.learner import Learner, learn
 from everlearn.method import chain
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.replay import Replay
+from everlearn.metrics.likelihood import TokenLikelihood
+from everlearn.metrics.overlap import RougeL
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.sampling import Sampling
@@ -25,7 +27,7 @@ from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.objectives.rollouts import SingleTurn
 from everlearn.objectives.surrogates import Clip, Reinforce
 from everlearn.randomness import permutation, seed_of
-from everlearn.rewards.reward import Answer
+from everlearn.rewards.reward import Answer, Scored
 from everlearn.testing.toys import question, toy_folder, toy_model, toy_stream
 from everlearn.traces import Trace
 from everlearn.types import Stream
@@ -515,6 +517,14 @@ def test_numbers_without_a_meaning_are_refused(fields: dict[str, Any]) -> None:
 def test_a_choice_that_there_is_not_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}='mean of all': choose among"):
         policy(**{name: "mean of all"})
+
+
+def test_a_metric_is_refused_as_the_reward_and_how_it_becomes_one_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"reward=RougeL\(.*\): a metric is no reward; .* as Scored\(RougeL\("):
+        policy(reward=RougeL())
+    with pytest.raises(ConfigError, match="reward=TokenLikelihood"):
+        policy(reward=TokenLikelihood())
+    assert policy(reward=Scored(RougeL())).reward == Scored(RougeL())
 
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(top_p=0.9)])

@@ -37,6 +37,12 @@ def test_a_metric_of_likelihood_is_no_reward():
         Scored(TokenLikelihood())
 
 
+@pytest.mark.parametrize("wrap", [Part, IfFinished])
+def test_what_wraps_a_reward_refuses_a_metric(wrap):
+    with pytest.raises(ConfigError, match=r"a metric is no reward; .* as Scored\(RougeL\("):
+        wrap(RougeL())
+
+
 @pytest.mark.parametrize("reward", [Scored(RougeL()), Exact(), NumericEqual()])
 def test_where_no_answer_is_known_nothing_can_be_scored(reward):
     blank = Example(messages=(Message("user", "3 + 4?"), Message("assistant", " ")))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from everlearn.errors import DataError
-from everlearn.examples import Example
+from everlearn.examples import Example, Message
+from everlearn.rewards.judge import PairJudge
 from everlearn.rewards.reward import Answer
 from everlearn.rewards.win_rate import WinRate, win_rate
 from everlearn.testing.toys import question
@@ -16,16 +17,15 @@ ITEMS = [question(p, "x") for p in "abcd"]
 
 @dataclass(frozen=True)
 class Length:
-    """Longer is better; of those that tie, `bias` for the first."""
-
-    bias: float = 0.0
+    """Longer is better; nobody can tell of what was cut."""
 
     def score(self, example: Example, replies: Sequence[Answer]) -> list[float | None]:
-        return [None if r.text == "?" else len(r.text) + self.bias * (i == 0) for i, r in enumerate(replies)]
+        return [len(r.text) if r.finished else None for r in replies]
 
 
 def answers(*texts: str) -> list[Answer]:
-    return [Answer(text) for text in texts]
+    """Those that end with a question mark were cut."""
+    return [Answer(text, finished=not text.endswith("?")) for text in texts]
 
 
 def test_wins_ties_and_losses() -> None:
@@ -35,15 +35,27 @@ def test_wins_ties_and_losses() -> None:
     assert found.interval[0] < 0.5 < found.interval[1]
 
 
-def test_a_judge_that_prefers_what_stands_first_decides_nothing() -> None:
-    biased = win_rate(Length(bias=9.0), ITEMS, answers(*"abcd"), answers("xx", "yy", "zz", "ww"))
-    assert biased.scores == (0.5,) * 4
-    assert win_rate(Length(), ITEMS, answers(*"abcd"), answers("xx", "yy", "zz", "ww")).share == 0.0
+def test_a_judge_is_asked_once_in_each_order_and_one_that_prefers_what_stands_first_decides_nothing() -> None:
+    asked: list[str] = []
+
+    def first(messages: Sequence[Message]) -> str:
+        asked.append(messages[0].content)
+        return "Verdict: A"
+
+    found = win_rate(PairJudge(first), ITEMS, answers(*"abcd"), answers("xx", "yy", "zz", "ww"))
+    assert found.scores == (0.5,) * 4
+    assert len(asked) == len(set(asked)) == 2 * 4
 
 
-def test_what_cannot_be_scored_is_dropped_and_counted() -> None:
-    found = win_rate(Length(), ITEMS, answers("long", "?", "c", "?"), answers("no", "b", "?", "dd"))
+def test_an_answer_that_cannot_be_scored_loses_to_one_that_can_be() -> None:
+    found = win_rate(Length(), ITEMS, answers("long", "?", "c", "long?"), answers("no", "b", "long?", "dd"))
+    assert found == WinRate((1.0, 0.0, 1.0, 0.0))
+    assert win_rate(Length(), ITEMS[:1], answers("d"), [Answer("d", finished=False)]) == WinRate((1.0,))
+
+
+def test_items_of_which_neither_answer_can_be_scored_are_left_out_and_counted() -> None:
+    found = win_rate(Length(), ITEMS, answers("long", "a?", "b?", "c?"), answers("no", "?", "?", "?"))
     assert found == WinRate((1.0,), dropped=3)
     assert str(found).endswith("of 1, 3 unscorable")
     with pytest.raises(DataError, match="none of 2 held-out items"):
-        win_rate(Length(), ITEMS[:2], answers("?", "?"), answers("a", "b"))
+        win_rate(Length(), ITEMS[:2], answers("a?", "b?"), answers("?", "?"))

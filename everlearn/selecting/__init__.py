@@ -1,0 +1,1 @@
+"""Which documents of many are worth learning from."""
