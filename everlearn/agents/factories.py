@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from everlearn.agents.environments import Observation
-from everlearn.agents.tools import Calling, ToolEnv
+from everlearn.agents.tools import Calling, ToolEnv, functions_as_tools
 from everlearn.examples import Example, Message
 from everlearn.rewards.reward import question, right_answer
 
@@ -43,7 +43,7 @@ class FactoryEnv:
     def __init__(self, made: Any, calling: Calling) -> None:
         names = [name for name, _ in inspect.getmembers(type(made), inspect.isfunction)]
         functions = [getattr(made, n) for n in names if not n.startswith("_") and n not in RESERVED]
-        self.made, self.tools = made, ToolEnv(functions, calling)
+        self.made, self.tools = made, ToolEnv(functions_as_tools(functions), calling)
 
     def reset(self, example: Example, seed: int) -> Observation:
         """The example's prompt, and what the instance says to it."""

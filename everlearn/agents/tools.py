@@ -21,7 +21,7 @@ from everlearn.agents.environments import Observation
 from everlearn.agents.parsers import Call, Parser, any_form
 from everlearn.errors import ConfigError
 from everlearn.examples import Example, Message
-from everlearn.names import resolve
+from everlearn.names import optional, resolve
 from everlearn.rewards.reward import question
 
 Function = Callable[..., Any]
@@ -58,27 +58,48 @@ class Calling:
 
 
 @dataclass(frozen=True)
+class Tool:
+    """What a model may call.
+
+    Args:
+        schema: what the model is told of it: `{"type": "function", "function": {"name": ..., "parameters": ...}}`.
+        call: makes a call with arguments by name, and returns a text or plain data; what it raises is told in words.
+    """
+
+    schema: Mapping[str, Any]
+    call: Callable[[Mapping[str, Any]], Any]
+
+    @property
+    def name(self) -> str:
+        """What it is called by."""
+        return str(self.schema["function"]["name"])
+
+
+@dataclass(frozen=True)
 class Tools:
     """Environments in which the model may call functions before it answers; an answer without a call is the last.
 
     A function, async or not, needs a type for each argument, and a docstring in Google style that describes it and
-    each argument. What it returns is told as `as_text` has it. An attempt is judged by the reward of the policy
-    gradient; no answer has one here. Counted are `calls`, and of these the `failed calls`, which raised, took too long,
-    or could not be understood: the model is told in words.
+    each argument. What it returns is told as `as_text` has it. A server says what it has by itself; it is started with
+    the first attempt, once for all of them. An attempt is judged by the reward of the policy gradient; no answer has
+    one here. Counted are `calls`, and of these the `failed calls`, which raised, took too long, or could not be
+    understood: the model is told in words.
 
-    Functions are shared by all attempts: what they do should hang on their arguments alone. Tools with a state of
-    their own for each attempt are the methods of a class; see `EnvironmentFactory`.
+    Functions and servers are shared by all attempts: what they do should hang on their arguments alone. Tools with a
+    state of their own for each attempt are the methods of a class; see `EnvironmentFactory`.
 
     Args:
         functions: names as `package.module:function`.
         calling: how calls are made.
+        servers: commands that start servers of the Model Context Protocol, which speak over stdin and stdout.
 
     Raises:
         ConfigError: if a name leads nowhere, its function lacks types or docstring, or two have the same name.
     """
 
-    functions: tuple[str, ...]
+    functions: tuple[str, ...] = ()
     calling: Calling = field(default_factory=Calling)
+    servers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """See that the functions can be told of, and told apart."""
@@ -87,21 +108,33 @@ class Tools:
             raise ConfigError(f"Tools: {twice} stand for more than one function; a call could mean either. Rename.")
 
     def __call__(self) -> "ToolEnv":
-        """An environment for one attempt."""
-        return ToolEnv([resolve(name) for name in self.functions], self.calling)
+        """An environment for one attempt.
+
+        Raises:
+            ConfigError: if `mcp` is needed and not installed, or a server does not start.
+        """
+        found = functions_as_tools([resolve(name) for name in self.functions])
+        for command in self.servers:
+            found += optional("everlearn.agents.mcp:tools_of", "mcp")(command)
+        return ToolEnv(found, self.calling)
 
 
 class ToolEnv:
     """An environment that makes the calls in an answer, and is done with an answer that has none.
 
     Args:
-        functions: the tools.
+        tools: what may be called.
         calling: how calls are made.
+
+    Raises:
+        ConfigError: if two tools have one name.
     """
 
-    def __init__(self, functions: Sequence[Function], calling: Calling) -> None:
-        self.functions = {f.__name__: f for f in functions}
-        self.schemas, self.calling = schemas(functions), calling
+    def __init__(self, tools: Sequence[Tool], calling: Calling) -> None:
+        self.tools, self.calling = {tool.name: tool for tool in tools}, calling
+        self.schemas = tuple(tool.schema for tool in tools)
+        if len(self.tools) < len(tools):
+            raise ConfigError(f"two tools have one name; there are {sorted(tool.name for tool in tools)}.")
 
     def reset(self, example: Example, seed: int) -> Observation:
         """The example's prompt, and the tools."""
@@ -128,16 +161,24 @@ class ToolEnv:
         """What a call comes to, in words."""
         if call.error:
             return Outcome(error=call.error)
-        function = self.functions.get(call.name)
-        if function is None:
-            return Outcome(error=f"there is no function {call.name!r}; there are {sorted(self.functions)}.")
-        try:
-            inspect.signature(function).bind(**call.arguments)
-        except TypeError as error:
-            return Outcome(error=f"{call.name}: {error}")
-        work = partial(function, **call.arguments)
-        waits = inspect.iscoroutinefunction(function)
-        return limited(lambda: as_text(asyncio.run(work()) if waits else work()), self.calling.seconds)
+        tool = self.tools.get(call.name)
+        if tool is None:
+            return Outcome(error=f"there is no function {call.name!r}; there are {sorted(self.tools)}.")
+        return limited(lambda: as_text(tool.call(call.arguments)), self.calling.seconds)
+
+
+def functions_as_tools(functions: Sequence[Function]) -> tuple[Tool, ...]:
+    """Python functions as tools.
+
+    Raises:
+        ConfigError: if one lacks types, or a docstring that describes it and its arguments.
+    """
+    return tuple(Tool(schema, partial(_made, f)) for f, schema in zip(functions, schemas(functions), strict=True))
+
+
+def _made(function: Function, arguments: Mapping[str, Any]) -> Any:
+    result = function(**arguments)
+    return asyncio.run(result) if inspect.iscoroutine(result) else result
 
 
 def schemas(functions: Sequence[Function]) -> tuple[Mapping[str, Any], ...]:

@@ -21,8 +21,8 @@ OURS = ("model", "train_dataset", "processing_class", "peft_config")
 class Continual(ABC):
     """A trainer that learns one experience of a sequence with any method: `class Mine(Continual, SFTTrainer)`.
 
-    The trainer is made, trained and logs as ever; the lesson brings model, tokenizer and rows. `learned` gives the
-    state to go on from.
+    The trainer is made, trained and logs as ever; the lesson brings model, tokenizer and rows. What methods note for
+    people is logged too, as `notes/NAME`. `learned` gives the state to go on from.
 
     Args:
         lesson: what is learned.
@@ -142,6 +142,18 @@ class Continual(ABC):
             self.lesson.collect()
         return loss
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The trainer's own, with what methods have noted since: of a name that was noted twice the last.
+
+        What is logged of an evaluation stays as it is.
+        """
+        if not any(name.startswith("eval_") for name in logs):
+            for numbers in self.lesson.notes:
+                logs |= {f"notes/{name}": number for name, number in numbers.items()}
+            self.lesson.notes.clear()
+        parent: Any = super()
+        parent.log(logs, start_time)
+
     def learned(self) -> State:
         """The state after training; the model is left as it was given, with the new weights.
 
@@ -157,4 +169,7 @@ class Continual(ABC):
             module.forward = self._forward
         if self.args.gradient_checkpointing:
             switch(module, "disable")
-        return self.lesson.finish()
+        state = self.lesson.finish()
+        if self.lesson.notes:
+            self.log({})
+        return state

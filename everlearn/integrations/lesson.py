@@ -8,6 +8,7 @@ optimiser's step (`before_move`, `after_move`); `finish` gives the new state.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from everlearn.models.adapted import HALF
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.parallel import launched, total_norm
 from everlearn.randomness import seed_of
+from everlearn.reference_weights import References, base_weights
 from everlearn.types import Experience, State
 
 
@@ -29,13 +31,18 @@ class Lesson:
     Of the learner's recipe only `batch_size`, `tokens` and `length` are read: they say how the batches are cut that
     methods make for themselves, in `begin` and `end`. The loop's own settings decide the training.
 
+    The method's `data` is asked once, as for the first epoch: a loop of several epochs goes through the same rows
+    again, where `learn` asks anew in each, so that what is drawn (replayed rows, say) is drawn anew.
+
     Args:
         learner: the method and the seed.
         model: the live model, holding `state`; it holds the new state after `finish`.
         state: the version to start from; it stays as it is.
-        experience: what to learn; its objective is what methods measure by in `begin` and `end`.
+        experience: what to learn; its objective is what methods measure by in `begin` and `end`. Versions that it looks
+            at (`references`) are held as in `learn`.
 
-    `examples` are those to train on, replayed ones among them.
+    `examples` are those to train on, replayed ones among them. `notes` holds what methods have noted for people, in
+    order; whoever shows it takes it away.
 
     Raises:
         MethodError: if the method routes prompts, which happens in passes of our own alone, or parameters are sharded.
@@ -54,18 +61,22 @@ class Lesson:
             )
         self._before, self._own, self._terms = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
         plan = Plan(recipe.batch_size, recipe.tokens, experience.length or recipe.length)
-        self.context = Context(model, experience, plan, learner.seed, len(state.seen))
+        self.notes = list[Mapping[str, float]]()
+        self.context = Context(model, experience, plan, learner.seed, len(state.seen), note=self.notes.append)
         model.module.eval()  # a trainer that was given up leaves it learning
         with torch.random.fork_rng():
             torch.manual_seed(seed_of(learner.seed, len(state.seen), experience.name))
             model = self.method.params(state.memory, model)
             self.memory = self.processes.same(self.method.begin(state.memory, self.context))
             self.model = self.method.params(self.memory, model)
-            self.examples: Sequence[Example] = self.method.data(self.memory, experience.train, self.context)
             self.parameters = self._parameters()
             self.processes.prepare(self.model)
             start = self.method.start(self.memory, state.weights, self.context)
-        self._assign({name: weight for name, weight in start.items() if name in self.parameters})
+            self._assign({name: weight for name, weight in start.items() if name in self.parameters})
+            base = partial(base_weights, learner.open, self.method, self.memory, state.weights)
+            self.references = References(experience.objective.references, self._values, base, False)
+            self.context = replace(self.context, plan=replace(plan, references=self.references.weights))
+            self.examples: Sequence[Example] = self.method.data(self.memory, experience.train, self.context)
         self._before_experience = self._values() if "merge" in self.hooks else {}
         self._first: Batch | None = None
         self._weight = 0.0
@@ -140,6 +151,8 @@ class Lesson:
                     self._assign({name: self._before[name] + u for name, u in update.items()})
                 if "step" in self.hooks:
                     self.memory = self.method.step(self.memory, self._own, update, self._now())
+        if self.references.moving:
+            self.references.step(self._values())
         self.step += 1
         self._before, self._own, self._terms = {}, {}, {}
         self._first, self._weight = None, 0.0

@@ -4,10 +4,11 @@
     conversations    {messages: [{role, content}, ...]}
     completions      {prompt: [{role, content}, ...], completion: [{role, content}]}
     preferences      {prompt: [...], chosen: [...], rejected: [...]}
+                     {prompt: [...], completion: [...], label: true or false}
 
-What else an example says goes along: `choices`, `source` and `origin` in columns of these names, and `metadata` as JSON
-text, since a table would give every row the keys of all others. A preference's rejected answer is
-`metadata["rejected"]`.
+A preference is a pair or a judged answer, as `everlearn.data.preferences` has them. What else an example says goes
+along: `choices`, `source` and `origin` in columns of these names, and `metadata` as JSON text, since a table would give
+every row the keys of all others.
 """
 
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from everlearn.data.layouts import Layout
+from everlearn.data.preferences import verdicts
 from everlearn.errors import DataError
 from everlearn.examples import Example
 from everlearn.names import optional
@@ -26,6 +28,14 @@ Form = Literal["conversations", "completions", "preferences"]
 
 ABOUT = ("choices", "source", "origin", "metadata")
 TURNS = ("text", "messages", "prompt", "completion", "chosen", "rejected")
+# A row has the first of these formats whose columns it has values in.
+FORMATS = {
+    "text": ("text",),
+    "preference": ("chosen", "rejected"),
+    "judged": ("prompt", "completion", "label"),
+    "messages": ("messages",),
+    "completion": ("prompt", "completion"),
+}
 
 
 def to_dataset(examples: Iterable[Example], form: Form = "conversations") -> Any:
@@ -37,7 +47,7 @@ def to_dataset(examples: Iterable[Example], form: Form = "conversations") -> Any
 
     Raises:
         ConfigError: if `datasets` is not installed.
-        DataError: if preferences are asked for, and an example has no `metadata["rejected"]`.
+        DataError: if preferences are asked for, and an example is neither a pair nor a judged answer.
     """
     return table([row_of(example, form) for example in examples])
 
@@ -54,15 +64,16 @@ def table(rows: Sequence[Row]) -> Any:
 def examples_of(rows: Iterable[Row], source: str = "") -> list[Example]:
     """Examples of the rows of a `datasets.Dataset`, or of any mappings, in one of TRL's formats.
 
-    A prompt or an answer may be plain text, which is one turn of the user's or the assistant's. Columns beside those of
-    the format are kept as metadata.
+    A prompt or an answer may be plain text, which is one turn of the user's or the assistant's, and a preference's
+    answers may be whole conversations in place of a prompt. Columns beside those of the format are kept as metadata.
 
     Args:
         rows: in the formats that this module's text lists.
         source: where the rows are from, for those that do not say it themselves.
 
     Raises:
-        DataError: if a row has none of the formats, with the number of the row.
+        DataError: if a row has none of the formats, with the number of the row. TRL's prompts without an answer are
+            such rows, since an example ends with what the assistant is to say.
     """
     found = []
     for number, row in enumerate(rows, start=1):
@@ -76,47 +87,61 @@ def examples_of(rows: Iterable[Row], source: str = "") -> list[Example]:
 
 def row_of(example: Example, form: Form = "conversations") -> dict[str, Any]:
     """An example as one row; see `to_dataset`."""
+    columns, metadata = _columns(example, form)
     about = {"choices": list(example.choices), "source": example.source, "origin": example.origin}
+    return columns | about | {"metadata": json.dumps(metadata)}
+
+
+def _columns(example: Example, form: Form) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The columns that TRL reads, and what of the metadata they do not say."""
     metadata = dict(example.metadata)
     if example.text:
-        return {"text": example.text} | about | {"metadata": json.dumps(metadata)}
+        return {"text": example.text}, metadata
     turns = [{"role": m.role, "content": m.content} for m in example.messages]
     if form == "conversations":
-        return {"messages": turns} | about | {"metadata": json.dumps(metadata)}
+        return {"messages": turns}, metadata
+    asked = {"prompt": turns[:-1]}
     if form == "completions":
-        return {"prompt": turns[:-1], "completion": turns[-1:]} | about | {"metadata": json.dumps(metadata)}
-    if "rejected" not in metadata:
-        raise DataError(
-            f'{example.source or example.key} is no preference: it has no metadata["rejected"]. Say there which answer '
-            "is the worse one."
-        )
-    rejected = [{"role": "assistant", "content": metadata.pop("rejected")}]
-    pair = {"prompt": turns[:-1], "chosen": turns[-1:], "rejected": rejected}
-    return pair | about | {"metadata": json.dumps(metadata)}
+        return asked | {"completion": turns[-1:]}, metadata
+    (_, good), *others = verdicts(example)
+    if not others:
+        return asked | {"completion": turns[-1:], "label": good}, {n: metadata[n] for n in metadata if n != "good"}
+    ((rejected, _),) = others
+    return asked | {"chosen": turns[-1:], "rejected": _spoken(rejected, "assistant")}, metadata
 
 
 def _example(row: Row, source: str) -> Example:
     known = {name: row[name] for name in row if row[name] is not None}
-    more = {name: known[name] for name in known if name not in (*ABOUT, *TURNS)}
-    metadata = _metadata(known) | more
-    if "text" in known:
-        return Example(text=known["text"], metadata=metadata, source=source, origin=known.get("origin", ""))
-    turns = _turns(known)
-    if "rejected" in known:
-        metadata["rejected"] = _spoken(known["rejected"], "assistant")[-1]["content"]
-    plain = {"messages": turns, "metadata": metadata, "choices": list(known.get("choices", []))}
-    example = Layout(Path(source), "messages").example(plain, source)
-    return replace(example, origin=known.get("origin", ""))
+    kind = next((kind for kind, columns in FORMATS.items() if known.keys() >= set(columns)), None)
+    if kind is None:
+        raise DataError(_unread(known))
+    said = {*ABOUT, *TURNS, *FORMATS[kind]}
+    metadata = _metadata(known) | {name: known[name] for name in known if name not in said}
+    origin, choices = known.get("origin", ""), list(known.get("choices", []))
+    if kind == "text":
+        return Example(text=known["text"], metadata=metadata, source=source, origin=origin)
+    if kind in ("preference", "judged"):
+        example = Layout(Path(source), kind).example(known | {"metadata": metadata, "system": None}, source)
+        if choices and set(choices) != set(example.choices):
+            raise DataError(f"its choices {choices} are not the answers that it compares; leave them out")
+        return replace(example, choices=tuple(choices) or example.choices, origin=origin)
+    turns = list(known["messages"]) if kind == "messages" else _answered(known)
+    plain = {"messages": turns, "metadata": metadata, "choices": choices}
+    return replace(Layout(Path(source), "messages").example(plain, source), origin=origin)
 
 
-def _turns(row: Row) -> list[Any]:
-    """The turns of a row, whichever columns hold them."""
-    if "messages" in row:
-        return list(row["messages"])
-    answer = next((row[name] for name in ("completion", "chosen") if name in row), None)
-    if answer is None:
-        raise DataError(f"its columns {sorted(row)} are none of TRL's formats: {', '.join(TURNS)}")
-    return _spoken(row.get("prompt", []), "user") + _spoken(answer, "assistant")
+def _unread(row: Row) -> str:
+    if "prompt" in row and not {"completion", "chosen", "rejected"} & row.keys():
+        return (
+            f"its columns {sorted(row)} hold a prompt and no answer, and an example ends with what the assistant is to "
+            "say. Rename the column with the right answer to 'completion'"
+        )
+    formats = ", ".join(f"{{{', '.join(columns)}}}" for columns in FORMATS.values())
+    return f"its columns {sorted(row)} are none of TRL's formats: {formats}"
+
+
+def _answered(row: Row) -> list[Any]:
+    return _spoken(row["prompt"], "user") + _spoken(row["completion"], "assistant")
 
 
 def _spoken(turns: Any, author: str) -> list[Any]:

@@ -10,8 +10,9 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trl import DPOTrainer, GRPOTrainer, SFTConfig, SFTTrainer  # type: ignore[import-not-found, attr-defined, unused-ignore]
+from trl import DPOConfig, DPOTrainer, GRPOTrainer, SFTConfig, SFTTrainer  # type: ignore[import-not-found, attr-defined, unused-ignore]
 
+from everlearn.data.preferences import verdicts
 from everlearn.errors import ConfigError, DataError
 from everlearn.examples import Example, Plan
 from everlearn.integrations.continual import Continual
@@ -36,28 +37,33 @@ class ContinualSFT(Continual, SFTTrainer):  # type: ignore[misc, unused-ignore]
             ConfigError: if TRL would cut rows.
             DataError: if a conversation is longer than the recipe's length.
         """
-        rows = list(_token_rows(self.lesson))
+        rows, args = list(_token_rows(self.lesson)), options.get("args")
         self.index = {tuple(row["input_ids"]): example for row, example in rows}
-        longest = max(len(row["input_ids"]) for row, _ in rows)
-        limit = getattr(options.get("args"), "max_length", SFTConfig.max_length)
-        if limit is not None and longest > limit:
+        _require_whole(max(len(row["input_ids"]) for row, _ in rows), args, SFTConfig)
+        if getattr(args, "packing", False) and getattr(args, "packing_strategy", "") == "wrapped":
             raise ConfigError(
-                f"a row has {longest} tokens, and SFTConfig(max_length={limit}) would cut it; set max_length=None or "
-                "higher, or lower the recipe's length."
+                'SFTConfig(packing_strategy="wrapped") cuts rows where a pack is full, and methods no longer know '
+                'them; take "bfd", which keeps them whole.'
             )
         return {"train_dataset": table([row for row, _ in rows])} | dict(options)
 
 
 class ContinualDPO(Continual, DPOTrainer):  # type: ignore[misc, unused-ignore]
-    """`DPOTrainer` on a lesson's preferences: the last turn is chosen, `metadata["rejected"]` is not.
+    """`DPOTrainer` on a lesson's pairs: of the two choices the last turn is chosen; see `everlearn.data.preferences`.
 
     The reference is the model as the lesson begins, a copy of which is held. TRL's own default would be the model that
     was once loaded; `precompute_ref_log_probs` gives the same reference without the copy, `ref_model` another one.
     """
 
     def brings(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Preferences, and the reference."""
+        """Pairs, and the reference.
+
+        Raises:
+            ConfigError: if TRL would cut answers.
+            DataError: if an example is no pair.
+        """
         self.index = _by_prompt(self.lesson)
+        _require_whole(max(_pair_length(self.lesson, e) for e in self.lesson.examples), options.get("args"), DPOConfig)
         brought = {"train_dataset": to_dataset(self.lesson.examples, "preferences")} | dict(options)
         if not getattr(options.get("args"), "precompute_ref_log_probs", False) and not options.get("ref_model"):
             brought["ref_model"] = copy.deepcopy(self.lesson.model.module).requires_grad_(False)
@@ -101,6 +107,26 @@ def _token_rows(lesson: Lesson) -> Iterator[tuple[dict[str, list[int]], Example]
         tokens, targets = batch.tokens[0].tolist(), batch.supervised[0].tolist()
         labels = [token if target else -100 for token, target in zip(tokens, targets, strict=True)]
         yield {"input_ids": tokens, "labels": labels}, batch.examples[0]
+
+
+def _require_whole(longest: int, args: Any, config: Any) -> None:
+    limit = getattr(args, "max_length", config.max_length)
+    if limit is not None and longest > limit:
+        raise ConfigError(
+            f"a row has {longest} tokens, and {config.__name__}(max_length={limit}) would cut it; set max_length=None "
+            "or higher."
+        )
+
+
+def _pair_length(lesson: Lesson, example: Example) -> int:
+    """Tokens of the prompt with the longer answer."""
+    answers = verdicts(example)
+    if len(answers) != 2:
+        raise DataError(
+            f"{example.source or example.key} is one judged answer, and DPO compares two. Leave it out, or learn with "
+            "`everlearn.learn` and `Preference(KTO())`."
+        )
+    return max(sum(map(len, lesson.model.encode_choice(example.prompt, answer))) for answer, _ in answers)
 
 
 def _by_prompt(lesson: Lesson) -> dict[Tokens, Example]:

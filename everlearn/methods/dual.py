@@ -72,7 +72,7 @@ class DualLoRA(Method):
     """
 
     keeps: ClassVar[str] = "2 in^2 a layer, in all; 8 r in a layer and experience"
-    computes: ClassVar[str] = "all adapters, each pass; moments and an SVD a layer, at both ends"
+    computes: ClassVar[str] = "all adapters, each pass; moments and an SVD a layer, two at the start, one at the end"
 
     rank: int = 8
     alpha: float | None = None

@@ -12,7 +12,7 @@ import pytest
 
 from everlearn.agents.multi_turn import MultiTurn
 from everlearn.agents.parsers import Call
-from everlearn.agents.tools import Calling, ToolEnv, Tools, as_text, schemas
+from everlearn.agents.tools import Calling, ToolEnv, Tools, as_text, functions_as_tools, schemas
 from everlearn.config import dump, parse, restore, show
 from everlearn.data.render import render_prompt
 from everlearn.errors import ConfigError, ModelError
@@ -163,8 +163,8 @@ def test_results_come_in_a_turn_each_and_an_answer_without_a_call_is_the_last() 
     [
         (call(("broken", {"what": "c"})), "Error: KeyError: 'c'"),
         (call(("subtract", {})), "Error: there is no function 'subtract'; there are ['add', 'broken', 'sleep']."),
-        (call(("add", {"b": 2})), "Error: add: missing a required argument: 'a'"),
-        (call(("add", {"a": 2, "c": 3})), "Error: add: got an unexpected keyword argument 'c'"),
+        (call(("add", {"b": 2})), "Error: TypeError: add() missing 1 required positional argument: 'a'"),
+        (call(("add", {"a": 2, "c": 3})), "Error: TypeError: add() got an unexpected keyword argument 'c'"),
         (call(("sleep", {"seconds": 5.0})), "Error: TimeoutError: no result in 0.2 seconds"),
         (
             "<tool_call>add 2 and 3</tool_call>",
@@ -182,6 +182,11 @@ def test_what_goes_wrong_is_told_to_the_model_and_counted(text: str, told: str) 
 
 def test_a_function_that_is_awaited_is_waited_for() -> None:
     assert Tools((name(look),))().step(call(("look", {"at": "door"}))).messages == (Message("tool", "a door"),)
+
+
+def test_two_tools_of_one_name_are_refused_wherever_they_come_from() -> None:
+    with pytest.raises(ConfigError, match=r"two tools have one name; there are \['add', 'add'\]"):
+        ToolEnv(functions_as_tools([add, add]), Calling())
 
 
 def test_results_are_words_or_json() -> None:

@@ -23,6 +23,7 @@ from everlearn.methods.anchors import EWC
 from everlearn.methods.distillation import LwF
 from everlearn.methods.importance import SI
 from everlearn.methods.replay import Replay
+from everlearn.methods.self_distillation import FATES, SDFT
 from everlearn.methods.subspaces import OGD
 from everlearn.models.parallel import Processes
 from everlearn.registry.versions import Versions
@@ -76,6 +77,44 @@ def test_it_learns_what_our_loop_learns_of_the_same_batches(tmp_path: Path) -> N
     for name, weight in ours.weights.items():
         torch.testing.assert_close(theirs.weights[name], weight, rtol=0.0, atol=1e-5)
     torch.testing.assert_close(theirs.memory[0]["importance"], ours.memory[0]["importance"], rtol=1e-3, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class Noting(Method):
+    """Notes where it is."""
+
+    def begin(self, memory: Memory, ctx: Context) -> Memory:
+        ctx.note({"begun": 1.0})
+        return memory
+
+    def step(self, memory: Memory, grads: Tensors, update: Tensors, ctx: Context) -> Memory:
+        ctx.note({"at": float(ctx.step)})
+        return memory
+
+    def end(self, memory: Memory, ctx: Context) -> Memory:
+        ctx.note({"ended": float(ctx.step)})
+        return memory
+
+
+def test_what_methods_note_is_in_the_trainers_log(tmp_path: Path) -> None:
+    trainer = Plain(lesson(chain(Noting(), SDFT(limit=2))), args=arguments(tmp_path, logging_steps=2))
+    trainer.train()
+    trainer.learned()
+    noted = [
+        (row["step"], name, number)
+        for row in trainer.state.log_history
+        for name, number in row.items()
+        if name in ("notes/begun", "notes/at", "notes/ended")
+    ]
+    assert noted == [(2, "notes/begun", 1.0), (2, "notes/at", 1.0), (3, "notes/at", 2.0), (3, "notes/ended", 3.0)]
+    first = next(row for row in trainer.state.log_history if "loss" in row)
+    assert sum(first[f"notes/{fate}"] for fate in FATES) == len({e.key for e in LETTERS.train})
+
+
+def test_an_evaluations_numbers_stay_without_notes(tmp_path: Path) -> None:
+    trainer = Plain(lesson(Noting()), args=arguments(tmp_path))
+    trainer.log({"eval_loss": 1.0})
+    assert trainer.lesson.notes == [{"begun": 1.0}]
 
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])

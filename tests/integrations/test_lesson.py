@@ -1,13 +1,17 @@
 """A lesson in a plain loop of torch's ends where `learn` ends: same hooks, same order, same inputs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import peft
 import pytest
 import torch
 from torch import Tensor
 
+from everlearn.data.preferences import pair
 from everlearn.errors import MethodError, ModelError
 from everlearn.examples import Batch, Example, Plan
 from everlearn.integrations.lesson import Lesson
@@ -22,11 +26,13 @@ from everlearn.methods.prompts import L2P
 from everlearn.methods.replay import Replay
 from everlearn.methods.subspaces import OGD
 from everlearn.methods.task_vectors import MagMax
+from everlearn.metrics.likelihood import Choice
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe, Schedule
 from everlearn.objectives.next_token import NextToken
+from everlearn.objectives.preference import Preference
 from everlearn.randomness import seed_of
-from everlearn.testing.toys import toy_model, toy_stream
+from everlearn.testing.toys import toy_folder, toy_model, toy_stream
 from everlearn.types import Experience, Memory, State
 
 RATE = 3e-3
@@ -92,6 +98,66 @@ def test_it_ends_where_our_own_loop_ends(method: Method) -> None:
     assert set(ours) == set(theirs)
     for name, weight in ours.items():
         torch.testing.assert_close(theirs[name], weight, rtol=0.0, atol=1e-7)
+
+
+PAIRS = [pair(e.prompt, e.response, "z", {}) for e in EXPERIENCES[0].train]
+
+
+@dataclass(frozen=True)
+class Measuring(Method):
+    """Writes down at the end what the objective finds of the last version, and notes it."""
+
+    def end(self, memory: Memory, ctx: Context) -> Memory:
+        losses = [float(ctx.loss(batch).detach()) for batch in ctx.batches(PAIRS)]
+        ctx.note({"loss": sum(losses)})
+        return [*(memory or []), losses]
+
+
+@pytest.mark.parametrize("reference", ["start", "base", "ema"])
+def test_an_objectives_references_are_those_of_our_own_loop(
+    reference: Literal["start", "base", "ema"], tmp_path: Path
+) -> None:
+    method, folder = chain(EWC(strength=10.0, samples=4), Measuring()), toy_folder(tmp_path / "toy")
+    learner, ends = Learner(str(folder), method, RECIPE, dtype="float64", device="cpu"), []
+    objective = Preference(reference=reference, decay=0.5)
+    for way in (learn, by_hand):
+        model = learner.open()
+        state = learner.start(model)
+        for name in ("first", "second"):
+            state = way(learner, model, state, Experience(name, PAIRS, PAIRS, objective, Choice()))
+        ends.append(state)
+    ours, theirs = ends
+    for name, weight in ours.weights.items():
+        torch.testing.assert_close(theirs.weights[name], weight, rtol=0.0, atol=1e-7)
+    assert theirs.memory[1] == [pytest.approx(losses, abs=1e-6) for losses in ours.memory[1]]
+    # Against the live model itself every loss would be log 2.
+    assert all(abs(loss - math.log(2)) > 1e-3 for losses in theirs.memory[1] for loss in losses)
+
+
+def test_what_methods_note_is_kept_for_whoever_shows_it() -> None:
+    model = toy_model()
+    lesson = Lesson(Learner("toy", Measuring(), RECIPE), model, State(memory=[None]), EXPERIENCES[0])
+    assert lesson.notes == []
+    (losses,) = lesson.finish().memory[0]
+    assert lesson.notes == [{"loss": sum(losses)}]
+
+
+@dataclass(frozen=True)
+class Asked(Method):
+    """Notes how often it is asked for examples, and whether weights stand then as training begins."""
+
+    def start(self, memory: Memory, weights: Tensors, ctx: Context) -> Tensors:
+        return {name: torch.zeros_like(p) for name, p in ctx.trainable().items()}
+
+    def data(self, memory: Memory, examples: Sequence[Example], ctx: Context) -> Sequence[Example]:
+        ctx.note({"largest": max(float(p.detach().abs().max()) for p in ctx.trainable().values())})
+        return examples
+
+
+def test_data_is_asked_once_at_the_weights_that_training_starts_from() -> None:
+    model = toy_model()
+    lesson = Lesson(Learner("toy", Asked(), RECIPE), model, State(memory=[None]), EXPERIENCES[0])
+    assert lesson.notes == [{"largest": 0.0}]
 
 
 @dataclass(frozen=True)

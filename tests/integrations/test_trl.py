@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from everlearn.data.preferences import pair, verdict
 from everlearn.errors import ConfigError, DataError, MethodError
 from everlearn.examples import Batch, Example, Plan
 from everlearn.integrations.lesson import Lesson
@@ -30,6 +31,7 @@ from everlearn.models.lora import adapters
 from everlearn.models.optim import AdamW, Recipe, Schedule
 from everlearn.models.peft_format import load_peft, save_peft
 from everlearn.objectives.next_token import NextToken
+from everlearn.objectives.preference import Preference
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Experience, Memory, Model, State
 
@@ -144,13 +146,16 @@ def test_packed_rows_are_told_apart_and_cut_ones_refused(tmp_path: Path) -> None
     batches = taught(trainer).memory[0]["batches"]
     assert [len(batch.tokens) for batch in batches] == [4, 4, 4]
     assert {e.key for batch in batches for e in batch.examples} == {e.key for e in LETTERS.train}
-    given = settings(trl.SFTConfig, tmp_path, packing_strategy="wrapped", **packed)
-    with pytest.raises(MethodError, match="64 tokens that are no row of the lesson's"):
-        ContinualSFT(lesson(Listener()), args=given).train()
+    for method in (Listener(), chain()):
+        given = settings(trl.SFTConfig, tmp_path, packing_strategy="wrapped", **packed)
+        with pytest.raises(ConfigError, match=r'"wrapped"\) cuts rows where a pack is full.*take "bfd"'):
+            ContinualSFT(lesson(method), args=given)
 
 
 PREFERENCES = replace(
-    LETTERS, train=[replace(e, metadata={"rejected": a.response}) for e, a in pairwise(LETTERS.train)][:8]
+    LETTERS,
+    train=[pair(e.prompt, e.response, a.response, {}) for e, a in pairwise(LETTERS.train) if e.response != a.response],
+    objective=Preference(),
 )
 
 
@@ -162,7 +167,7 @@ def test_dpo_supervises_both_answers_and_refers_to_the_last_version(tmp_path: Pa
     asked = [
         (f"<|user|>{e.prompt[0].content}<|end|><|assistant|>", f"{answer}<|end|>")
         for e in PREFERENCES.train
-        for answer in (e.response, e.metadata["rejected"])
+        for answer in e.choices
     ]
     assert sorted(rows) == sorted(asked)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
@@ -187,6 +192,21 @@ def test_dpo_begins_at_the_logarithm_of_two_in_every_experience(tmp_path: Path) 
         assert any(not torch.equal(w, state.weights.get(n, torch.zeros_like(w))) for n, w in found.weights.items())
         state = found
     assert state.seen == ("letters", "again")
+
+
+def test_dpo_refuses_what_it_would_cut_and_what_is_no_pair(tmp_path: Path) -> None:
+    longest = max(len(lesson(chain()).model.encode(e).tokens) for e in PREFERENCES.train)
+    ContinualDPO(lesson(chain(), PREFERENCES), args=settings(trl.DPOConfig, tmp_path, max_length=longest))
+    with pytest.raises(ConfigError, match=rf"DPOConfig\(max_length={longest - 1}\) would cut it"):
+        ContinualDPO(lesson(chain(), PREFERENCES), args=settings(trl.DPOConfig, tmp_path, max_length=longest - 1))
+    (example, *_) = PREFERENCES.train
+    for other, says in (
+        (verdict(example.prompt, "a", True, {}), "is one judged answer, and DPO compares two"),
+        (replace(example, choices=()), "is no preference"),
+    ):
+        mixed = replace(PREFERENCES, train=[example, other])
+        with pytest.raises(DataError, match=says):
+            ContinualDPO(lesson(chain(), mixed), args=settings(trl.DPOConfig, tmp_path))
 
 
 @dataclass(frozen=True)
