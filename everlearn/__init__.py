@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from everlearn.agents.reasoning_tasks import reasoning_gym_task
     from everlearn.agents.tools import Calling, Tools
     from everlearn.data.audit import audit
+    from everlearn.data.mixes import Mix, Phase, replay_share
     from everlearn.data.pairing import Pairing
     from everlearn.data.sources import read
     from everlearn.data.stream_file import load_stream
@@ -78,8 +79,9 @@ if TYPE_CHECKING:
     from everlearn.metrics.text import ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
     from everlearn.models.engine import Engine
     from everlearn.models.language_model import LanguageModel
-    from everlearn.models.optim import AdamW, Recipe, Schedule
+    from everlearn.models.optim import AdamW, Recipe
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
+    from everlearn.models.schedules import Schedule
     from everlearn.objectives.actor_critic import ActorCritic
     from everlearn.objectives.continual_policy import CPPO
     from everlearn.objectives.criteria import DPO, IPO, KTO, Hinge, RobustDPO, SimPO
@@ -116,6 +118,7 @@ _HOMES = {
     "everlearn.agents.reasoning_tasks": "reasoning_gym_task",
     "everlearn.agents.tools": "Calling Tools",
     "everlearn.data.audit": "audit",
+    "everlearn.data.mixes": "Mix Phase replay_share",
     "everlearn.data.pairing": "Pairing",
     "everlearn.data.sources": "read",
     "everlearn.data.stream_file": "load_stream",
@@ -167,12 +170,13 @@ _HOMES = {
     "everlearn.metrics.text": "ExactMatch NumericMatch PrefixMatch ReasoningGym",
     "everlearn.models.engine": "Engine",
     "everlearn.models.language_model": "LanguageModel",
-    "everlearn.models.optim": "AdamW Recipe Schedule",
+    "everlearn.models.optim": "AdamW Recipe",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
-    "everlearn.objectives.distillation": "Distillation",
+    "everlearn.models.schedules": "Schedule",
     "everlearn.objectives.actor_critic": "ActorCritic",
     "everlearn.objectives.continual_policy": "CPPO",
     "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
+    "everlearn.objectives.distillation": "Distillation",
     "everlearn.objectives.next_token": "NextToken",
     "everlearn.objectives.policy_gradient": "PolicyGradient",
     "everlearn.objectives.preference": "Preference",
@@ -290,6 +294,7 @@ __all__ = [
     "Matrix",
     "Message",
     "Method",
+    "Mix",
     "MoELoRA",
     "ModelStock",
     "MultiTurn",
@@ -306,6 +311,7 @@ __all__ = [
     "PairJudge",
     "Pairing",
     "Part",
+    "Phase",
     "PolicyGradient",
     "Preference",
     "PrefixMatch",
@@ -381,6 +387,7 @@ __all__ = [
     "online",
     "read",
     "reasoning_gym_task",
+    "replay_share",
     "run",
     "run_code",
     "sample",

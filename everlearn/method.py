@@ -31,6 +31,7 @@ class Context:
         seed: the learner's.
         seen: number of experiences learned before this one.
         step: optimiser steps done in this experience.
+        factor: at `step`, the learning rate of the step as a fraction of its peak; None where another library steps.
         place: the method's place in its chain, so that two members draw differently.
         before: at `end` and `merge`, if anyone merges: the trained weights before the experience, in full precision.
         after: the same after it.
@@ -43,6 +44,7 @@ class Context:
     seed: int = 0
     seen: int = 0
     step: int = 0
+    factor: float | None = None
     place: tuple[int, ...] = ()
     before: Tensors = field(default_factory=dict, repr=False, compare=False)
     after: Tensors = field(default_factory=dict, repr=False, compare=False)

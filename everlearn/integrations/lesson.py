@@ -19,6 +19,7 @@ from everlearn.method import Context, chain, overrides
 from everlearn.models.adapted import HALF
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.parallel import launched, total_norm
+from everlearn.needs import require_no_plan
 from everlearn.randomness import seed_of
 from everlearn.types import Experience, State
 
@@ -38,6 +39,7 @@ class Lesson:
     `examples` are those to train on, replayed ones among them.
 
     Raises:
+        ConfigError: if its examples are a mix, whose phases the loop would not follow.
         MethodError: if the method routes prompts, which happens in passes of our own alone, or parameters are sharded.
         ModelError: if the model is one of PEFT's wrappers, nothing learns, or something in half precision does.
     """
@@ -52,6 +54,7 @@ class Lesson:
                 f"{self.method} cannot be served inside another library's loop under FSDP, where no process has "
                 "a whole gradient. Launch data parallel, or learn with `everlearn.learn`, which takes FSDP2."
             )
+        require_no_plan(experience)
         self._before, self._own, self._terms = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
         plan = Plan(recipe.batch_size, recipe.tokens, recipe.length)
         self.context = Context(model, experience, plan, learner.seed, len(state.seen))
