@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from everlearn.method import Context, Method, chain
     from everlearn.methods.adapters import DoRA, LoRA, RSLoRA
     from everlearn.methods.anchors import EWC, L2SP
+    from everlearn.methods.annealing import StableBranch
     from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
     from everlearn.methods.critic import Critic
     from everlearn.methods.dark_replay import DER, DERPP
@@ -135,6 +136,7 @@ _HOMES = {
     "everlearn.method": "Context Method chain",
     "everlearn.methods.adapters": "DoRA LoRA RSLoRA",
     "everlearn.methods.anchors": "EWC L2SP",
+    "everlearn.methods.annealing": "StableBranch",
     "everlearn.methods.averaging": "EMA LMCocktail ModelStock Soup WiSEFT",
     "everlearn.methods.critic": "Critic",
     "everlearn.methods.dark_replay": "DER DERPP",
@@ -353,6 +355,7 @@ __all__ = [
     "Soup",
     "SpacedReplay",
     "SparseMovement",
+    "StableBranch",
     "State",
     "Stream",
     "Tagged",
