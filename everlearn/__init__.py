@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from everlearn.agents.tools import Calling, Tools
     from everlearn.data.audit import audit
     from everlearn.data.catalogue import Item, read_catalogue
+    from everlearn.data.mixes import Mix, Phase, replay_share
     from everlearn.data.pairing import Pairing
     from everlearn.data.sources import read
     from everlearn.data.stream_file import load_stream
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from everlearn.method import Context, Method, chain
     from everlearn.methods.adapters import DoRA, LoRA, RSLoRA
     from everlearn.methods.anchors import EWC, L2SP
+    from everlearn.methods.annealing import StableBranch
     from everlearn.methods.averaging import EMA, LMCocktail, ModelStock, Soup, WiSEFT
     from everlearn.methods.context import AdjustedBase, PositionInterpolation, YaRN
     from everlearn.methods.critic import Critic
@@ -85,8 +87,9 @@ if TYPE_CHECKING:
     from everlearn.models.alignment import drift
     from everlearn.models.engine import Engine
     from everlearn.models.language_model import LanguageModel
-    from everlearn.models.optim import AdamW, Recipe, Schedule
+    from everlearn.models.optim import AdamW, Recipe
     from everlearn.models.sampling import Completion, LocalSampler, Sampler, Sampling, sample
+    from everlearn.models.schedules import Schedule
     from everlearn.objectives.actor_critic import ActorCritic
     from everlearn.objectives.continual_policy import CPPO
     from everlearn.objectives.criteria import DPO, IPO, KTO, Hinge, RobustDPO, SimPO
@@ -129,6 +132,7 @@ _HOMES = {
     "everlearn.agents.tools": "Calling Tools",
     "everlearn.data.audit": "audit",
     "everlearn.data.catalogue": "Item read_catalogue",
+    "everlearn.data.mixes": "Mix Phase replay_share",
     "everlearn.data.pairing": "Pairing",
     "everlearn.data.sources": "read",
     "everlearn.data.stream_file": "load_stream",
@@ -145,6 +149,7 @@ _HOMES = {
     "everlearn.method": "Context Method chain",
     "everlearn.methods.adapters": "DoRA LoRA RSLoRA",
     "everlearn.methods.anchors": "EWC L2SP",
+    "everlearn.methods.annealing": "StableBranch",
     "everlearn.methods.averaging": "EMA LMCocktail ModelStock Soup WiSEFT",
     "everlearn.methods.context": "AdjustedBase PositionInterpolation YaRN",
     "everlearn.methods.critic": "Critic",
@@ -186,8 +191,9 @@ _HOMES = {
     "everlearn.models.alignment": "drift",
     "everlearn.models.engine": "Engine",
     "everlearn.models.language_model": "LanguageModel",
-    "everlearn.models.optim": "AdamW Recipe Schedule",
+    "everlearn.models.optim": "AdamW Recipe",
     "everlearn.models.sampling": "Completion LocalSampler Sampler Sampling sample",
+    "everlearn.models.schedules": "Schedule",
     "everlearn.objectives.actor_critic": "ActorCritic",
     "everlearn.objectives.continual_policy": "CPPO",
     "everlearn.objectives.criteria": "DPO Hinge IPO KTO RobustDPO SimPO",
@@ -323,6 +329,7 @@ __all__ = [
     "Matrix",
     "Message",
     "Method",
+    "Mix",
     "MoELoRA",
     "ModelStock",
     "MultiTurn",
@@ -342,6 +349,7 @@ __all__ = [
     "PairJudge",
     "Pairing",
     "Part",
+    "Phase",
     "PolicyGradient",
     "PositionInterpolation",
     "Preference",
@@ -391,6 +399,7 @@ __all__ = [
     "SpacedReplay",
     "SparseMovement",
     "StabilityGap",
+    "StableBranch",
     "State",
     "Stream",
     "Tagged",
@@ -429,6 +438,7 @@ __all__ = [
     "read",
     "read_catalogue",
     "reasoning_gym_task",
+    "replay_share",
     "run",
     "run_code",
     "sample",

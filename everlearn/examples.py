@@ -200,6 +200,7 @@ class Plan:
         references: other versions that the objective asks for, by their names in its `references`: weights by
             parameter name, all that differ from the model's. There are none while a method prepares (`begin`): the
             model stands in for them.
+        ramp: (tokens, batch_size, length) that hold once so many tokens of this pass are drawn, rising.
     """
 
     batch_size: int = 16
@@ -208,3 +209,9 @@ class Plan:
     seed: int | None = None
     start: int = 0
     references: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    ramp: tuple[tuple[int, int, int], ...] = ()
+
+    def at(self, tokens: int) -> tuple[int, int]:
+        """Batch size and length when so many tokens of this pass are drawn."""
+        reached = [(batch_size, length) for start, batch_size, length in self.ramp if start <= tokens]
+        return reached[-1] if reached else (self.batch_size, self.length)

@@ -22,7 +22,7 @@ from everlearn.models.engine import Engine
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import Optimiser, Recipe
 from everlearn.models.parallel import Processes, launched
-from everlearn.needs import require_sharding
+from everlearn.needs import drawn, require_sharding, require_tokens
 from everlearn.randomness import seed_of
 from everlearn.reference_weights import References, base_weights
 from everlearn.types import Experience, State
@@ -116,7 +116,8 @@ class _Lesson:
         require_sharding(self.method, processes.sharding)
         self.hooks, self.recipe, self.state, self.experience = overrides(self.method), recipe, state, experience
         self.base = seed_of(learner.seed, len(state.seen), experience.name)
-        plan = Plan(recipe.batch_size, recipe.tokens, experience.length or recipe.length)
+        require_tokens(experience, recipe)
+        plan = Plan(recipe.batch_size, recipe.tokens, experience.length or recipe.length, ramp=recipe.ramp)
         self.at, self.saved, self.best, self.enough = Position(), time.monotonic(), dict[str, Tensor](), False
         self.context = Context(model, experience, plan, learner.seed, len(state.seen), note=self._note)
         torch.manual_seed(self.base)
@@ -162,8 +163,7 @@ class _Lesson:
 
     def _examples(self) -> Sequence[Example]:
         """What this epoch learns from: a method that draws draws anew in each."""
-        begins = replace(self.context, step=self.at.total - self.at.step)
-        return self.method.data(self.begun, self.experience.train, begins)
+        return drawn(self.method, self.begun, replace(self.context, step=self.at.total - self.at.step))
 
     def _exhausted(self) -> bool:
         stale = self.recipe.patience is not None and self.at.stale >= self.recipe.patience
@@ -188,8 +188,8 @@ class _Lesson:
         grads, norm = optimiser.clip(grads)
         self._require_finite(loss, norm)
         passed = (self.at.progress + step.progress) / 2
-        factor = self.recipe.schedule.factor((self.at.epoch + passed) / self.recipe.epochs)
-        self._move(own, grads, factor, ctx)
+        factor = self.recipe.schedule.factor((self.at.epoch + passed) / self.recipe.epochs, self.context.seen)
+        self._move(own, grads, factor, replace(ctx, factor=factor))
         self._report(step, loss, norm, factor, time.monotonic() - started)
 
     def _penalised(

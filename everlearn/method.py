@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from everlearn.errors import MethodError
 from everlearn.examples import Batch, Example, Plan
 from everlearn.models.language_model import LanguageModel
 from everlearn.randomness import generator
@@ -31,6 +32,7 @@ class Context:
         seed: the learner's.
         seen: number of experiences learned before this one.
         step: optimiser steps done in this experience.
+        factor: at `step`, the learning rate of the step as a fraction of its peak; None where another library steps.
         place: the method's place in its chain, so that two members draw differently.
         before: at `end` and `merge`, if anyone merges: the trained weights before the experience, in full precision.
         after: the same after it.
@@ -43,6 +45,7 @@ class Context:
     seed: int = 0
     seen: int = 0
     step: int = 0
+    factor: float | None = None
     place: tuple[int, ...] = ()
     before: Tensors = field(default_factory=dict, repr=False, compare=False)
     after: Tensors = field(default_factory=dict, repr=False, compare=False)
@@ -51,6 +54,19 @@ class Context:
     def rng(self, purpose: str = "") -> torch.Generator:
         """A fresh random source; the same one whenever the same method asks at the same point of the same run."""
         return generator(self.seed, self.seen, self.experience.name, self.step, purpose, *self.place)
+
+    def fell(self, last: float) -> bool:
+        """Whether this step's learning rate is below that of the step before it, of which `last` was the factor.
+
+        Raises:
+            MethodError: if another library's loop decides the rate.
+        """
+        if self.factor is None:
+            raise MethodError(
+                "a method goes by the learning rate, which another library's loop does not tell. Learn with "
+                "`everlearn.learn`, or leave out what needs it: StableBranch, EMA(annealing=True)."
+            )
+        return self.factor < last
 
     def trainable(self) -> dict[str, Tensor]:
         """The parameters that learn, by name."""

@@ -1,8 +1,66 @@
-"""What a method needs, asked before anything is learned: how parameters lie, what a stream tells and keeps apart."""
+"""What methods and schedules need, asked before anything is learned.
 
-from everlearn.errors import MethodError
-from everlearn.method import Method, members, overrides
-from everlearn.types import Stream
+How parameters lie, what a stream tells and keeps apart, and who counts tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from everlearn.data.sequences import Planned
+from everlearn.errors import ConfigError, MethodError
+from everlearn.examples import Example
+from everlearn.method import Context, Method, members, overrides
+from everlearn.models.optim import Recipe
+from everlearn.types import Experience, Memory, Stream
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """An objective that draws a mix as its phases say, and cuts steps as a recipe's ramp says."""
+
+    counts_tokens: bool
+
+
+def require_tokens(experience: Experience, recipe: Recipe) -> None:
+    """Refuse a mix or a ramp under an objective that would not follow it.
+
+    Raises:
+        ConfigError: naming the objective.
+    """
+    planned = isinstance(experience.train, Planned)
+    if (planned or recipe.ramp) and not isinstance(experience.objective, CountsTokens):
+        raise ConfigError(
+            f"experience {experience.name!r}: {experience.objective} does not count tokens, as "
+            f"{'its mix of sources needs' if planned else 'a ramp needs'}; take NextToken(), or leave that out."
+        )
+
+
+def require_no_plan(experience: Experience) -> None:
+    """Refuse a mix in a loop that is not ours, and would not follow it.
+
+    Raises:
+        ConfigError: naming the experience.
+    """
+    if isinstance(experience.train, Planned):
+        raise ConfigError(
+            f"experience {experience.name!r}: another library's loop puts its own order in place of a mix's phases. "
+            "Learn it with `everlearn.learn`, or give the loop the sources as plain examples."
+        )
+
+
+def drawn(method: Method, memory: Memory, ctx: Context) -> Sequence[Example]:
+    """What a method makes of an experience's examples, unless it loses the plan of a mix.
+
+    Raises:
+        MethodError: if it does.
+    """
+    made = method.data(memory, ctx.experience.train, ctx)
+    if isinstance(ctx.experience.train, Planned) and not isinstance(made, Planned):
+        raise MethodError(
+            f"{method} puts its own order in place of a mix's phases. Leave it out, take Replay, or make what it would "
+            "add a source of the mix."
+        )
+    return made
 
 
 def require_sharding(method: Method, sharding: str) -> None:

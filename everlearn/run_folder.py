@@ -27,6 +27,7 @@ from typing import Any
 from sqlalchemy import URL
 
 from everlearn.config import dump
+from everlearn.data.mixes import Mix
 from everlearn.data.rejects import Reject, read_rejects
 from everlearn.data.sequences import each
 from everlearn.errors import ConfigError, RegistryError
@@ -175,7 +176,8 @@ def fingerprint(experience: Experience) -> dict[str, Any]:
     about = {"name": experience.name, "train": len(train), "test": len(experience.test), "rows": digest.hexdigest()}
     judged = {"objective": dump(experience.objective), "metric": dump(experience.metric)}
     rows = {} if experience.length is None else {"length": experience.length}
-    return about | judged | rows | {"candidates": list(experience.candidates)}
+    mix = {"mix": train.described()} if isinstance(train, Mix) else {}
+    return about | judged | rows | {"candidates": list(experience.candidates)} | mix
 
 
 def describe_stream(stream: Stream) -> dict[str, Any]:

@@ -46,7 +46,8 @@ from everlearn.methods.gdumb import GDumb
 from everlearn.methods.importance import SI
 from everlearn.methods.projection import AGEM, GEM
 from everlearn.methods.replay import SpacedReplay
-from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.models.optim import AdamW, Recipe
+from everlearn.models.schedules import Schedule
 from everlearn.progress import Bars
 from everlearn.randomness import permutation
 from everlearn.references import joint

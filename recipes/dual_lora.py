@@ -42,7 +42,8 @@ from everlearn.methods.adapters import LoRA
 from everlearn.methods.dual import DualLoRA
 from everlearn.methods.inflora import InfLoRA
 from everlearn.methods.orthogonal import OLoRA
-from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.models.optim import AdamW, Recipe
+from everlearn.models.schedules import Schedule
 from everlearn.progress import Bars
 from everlearn.randomness import permutation
 from everlearn.references import joint

@@ -38,7 +38,8 @@ from everlearn.method import Context
 from everlearn.methods.vocabulary import GrowVocabulary
 from everlearn.metrics.likelihood import TokenAccuracy
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.models.optim import AdamW, Recipe
+from everlearn.models.schedules import Schedule
 from everlearn.objectives.next_token import NextToken
 from everlearn.progress import Bars
 from everlearn.randomness import permutation

@@ -33,8 +33,9 @@ from everlearn.methods.adapters import LoRA
 from everlearn.methods.replay import Replay
 from everlearn.metrics.likelihood import Choice
 from everlearn.metrics.suites import general_suite
-from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.sampling import Sampling
+from everlearn.models.schedules import Schedule
 from everlearn.objectives.preference import Preference
 from everlearn.objectives.rollouts import SingleTurn
 from everlearn.progress import Bars

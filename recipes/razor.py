@@ -36,8 +36,9 @@ from everlearn.examples import Example, Message
 from everlearn.files import read_json, write_atomic, write_json
 from everlearn.learner import Learner, learn
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.sampling import Sampling
+from everlearn.models.schedules import Schedule
 from everlearn.objectives.next_token import NextToken
 from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.objectives.rollouts import SingleTurn

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from everlearn.data.mixes import Mix, Phase
 from everlearn.errors import ConfigError, Interrupted, ModelError
 from everlearn.examples import Batch
 from everlearn.learner import Learner, learn
 from everlearn.method import Context, Method, Tensors, chain
 from everlearn.methods.adapters import LoRA
-from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.models.optim import AdamW, Recipe
+from everlearn.models.schedules import Schedule
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Experience, Memory, Model, State
 from everlearn.watch import Watch
@@ -318,3 +320,38 @@ def test_a_restored_version_answers_as_the_live_one_though_its_adapters_drop() -
     restored, tokens = learner.restore(toy_model(), state), torch.arange(6, 18)[None]
     with torch.no_grad():
         assert torch.equal(restored.module(tokens).logits, model.module(tokens).logits)
+
+
+def test_a_mix_under_a_ramp_that_is_stopped_in_any_place_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    cats = toy_stream().experiences[1]
+    phases = (Phase(300, {"cats": 1}), Phase(200, {"cats": 1, "names": 1}))
+    mix = Mix({"cats": cats.train[:5], "names": [replace(e, text=e.text * 3) for e in cats.train[5:]]}, phases)
+    experience = replace(cats, train=mix)
+    recipe = Recipe(AdamW(1e-2), Schedule("infinite", floor=0.1), batch_size=2, length=32, ramp=((128, 3, 48),))
+
+    def start() -> tuple[Learner, Any, State]:
+        model, learner = toy_model(), Learner("toy", chain(), recipe)
+        return learner, model, learner.start(model)
+
+    rows: list[Any] = []
+    straight = learn(*start(), experience, Watch(log=rows.append))
+    assert sum(row["tokens"] for row in rows) == 500
+    assert {name: rows[-1]["notes"][f"tokens of {name}"] for name in mix.sources} == {"cats": 400, "names": 100}
+    for stop_after in range(1, len(rows)):
+        asked = iter([False] * (stop_after - 1) + [True])
+        with pytest.raises(Interrupted):
+            learn(*start(), experience, Watch(tmp_path / str(stop_after), stop=lambda asked=asked: next(asked)))  # type: ignore[misc]
+        resumed = learn(*start(), experience, Watch(tmp_path / str(stop_after)))
+        assert equal(dict(straight.weights), dict(resumed.weights))
+
+
+def test_the_second_experience_is_rewarmed_or_goes_on() -> None:
+    def rates(rewarm: bool) -> list[float]:
+        recipe = replace(RECIPE, schedule=Schedule("wsd", warmup=0.5, decay=0.25, floor=0.1, rewarm=rewarm))
+        learner, model, rows = Learner("toy", chain(), recipe), toy_model(), list[Any]()
+        state = learn(learner, model, learner.start(model), LETTERS)
+        learn(learner, model, state, toy_stream().experiences[2], Watch(log=rows.append))
+        return [row["rate"] for row in rows]
+
+    assert rates(True)[0] < 0.1 * 1e-2
+    assert rates(False)[:6] == [1e-2] * 6

@@ -6,15 +6,18 @@ from typing import ClassVar
 
 import pytest
 
+from everlearn.data.mixes import Mix, Phase
 from everlearn.data.streams import blurry
-from everlearn.errors import MethodError
+from everlearn.errors import ConfigError, MethodError
 from everlearn.examples import Example
 from everlearn.method import Context, Method, chain
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.anchors import EWC
 from everlearn.methods.replay import Replay
-from everlearn.needs import require_sharding, require_stream
-from everlearn.testing.toys import toy_stream
+from everlearn.models.optim import Recipe
+from everlearn.needs import drawn, require_sharding, require_stream, require_tokens
+from everlearn.objectives.preference import DPO
+from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.types import Memory
 
 
@@ -65,3 +68,25 @@ def test_a_method_that_needs_boundaries_is_refused_where_they_are_blurred() -> N
     for method in (Bounded(), chain(LoRA(), Bounded())):
         with pytest.raises(MethodError, match=r"Bounded\(\) needs boundaries between experiences, and 'toy' is blurry"):
             require_stream(method, blurry(stream, 0.5))
+
+
+def test_a_mix_and_a_ramp_are_refused_to_objectives_that_do_not_count_tokens() -> None:
+    cats = toy_stream().experiences[1]
+    planned = replace(cats, train=Mix({"cats": cats.train}, (Phase(100, {"cats": 1}),)))
+    ramp = Recipe(ramp=((100, 8, 64),))
+    for experience, recipe in ((cats, Recipe()), (planned, Recipe()), (planned, ramp)):
+        require_tokens(experience, recipe)
+    require_tokens(replace(cats, objective=DPO()), Recipe())
+    for experience, recipe, what in ((planned, Recipe(), "its mix of sources needs"), (cats, ramp, "a ramp needs")):
+        with pytest.raises(ConfigError, match=rf"'cats': DPO.* does not count tokens, as {what}"):
+            require_tokens(replace(experience, objective=DPO()), recipe)
+
+
+def test_a_method_that_would_lose_the_phases_of_a_mix_is_refused() -> None:
+    cats = toy_stream().experiences[1]
+    planned = replace(cats, train=Mix({"cats": cats.train}, (Phase(100, {"cats": 1}),)))
+    ctx = Context(toy_model(), planned)
+    assert drawn(chain(), [], ctx) is planned.train
+    assert drawn(Shuffled(), None, replace(ctx, experience=cats)) == list(reversed(cats.train))
+    with pytest.raises(MethodError, match=r"Shuffled\(\) puts its own order"):
+        drawn(Shuffled(), None, ctx)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from everlearn.data.mixes import Mix, Phase
 from everlearn.errors import ConfigError, RegistryError
 from everlearn.run_folder import RunFolder, describe_stream, environment, fingerprint
 from everlearn.testing.toys import question, toy_stream
@@ -72,3 +73,12 @@ def test_the_environment_names_versions_and_device() -> None:
     found = environment("identity", "cpu float32")
     assert found["packages"]["torch"]
     assert found["device"] == "cpu float32"
+
+
+def test_another_plan_over_the_same_rows_is_another_experience() -> None:
+    cats = toy_stream().experiences[1]
+    one, other = (replace(cats, train=Mix({"cats": cats.train}, (Phase(n, {"cats": 1}),))) for n in (100, 200))
+    assert fingerprint(one)["rows"] == fingerprint(other)["rows"] == fingerprint(cats)["rows"]
+    assert fingerprint(one) != fingerprint(other)
+    assert fingerprint(one)["mix"] == {"sources": {"cats": 12}, "phases": [{"tokens": 100, "weights": {"cats": 1}}]}
+    assert "mix" not in fingerprint(cats)

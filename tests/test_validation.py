@@ -14,9 +14,10 @@ from everlearn.learner import Learner, learn
 from everlearn.method import Context, chain
 from everlearn.metrics.likelihood import TokenAccuracy
 from everlearn.metrics.text import ExactMatch
-from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.parallel import Processes
 from everlearn.models.sampling import Sampling
+from everlearn.models.schedules import Schedule
 from everlearn.objectives.next_token import NextToken
 from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.objectives.rollouts import SingleTurn

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from everlearn.data.mixes import Mix
 from everlearn.data.sequences import Joined, View, each
 from everlearn.examples import Example
 from everlearn.randomness import integers
@@ -118,7 +119,14 @@ def turns(held: int, count: int, rng: torch.Generator) -> Sequence[int]:
 
 
 def mixed(examples: Sequence[Example], rows: Rows, count: int, rng: torch.Generator) -> Sequence[Example]:
-    """The examples, and after them `count` of the stored rows by `turns`; the same object where there are none."""
+    """The examples, and after them `count` of the stored rows by `turns`; the same object where there are none.
+
+    Of a mix they get as large a share of the tokens, in all phases, as they would have of the examples.
+    """
     if not rows or count < 1:
         return examples
-    return Joined((examples, View([Example.from_row(row) for row in rows], turns(len(rows), count, rng))))
+    stored = [Example.from_row(row) for row in rows]
+    if isinstance(examples, Mix):
+        order = turns(len(rows), len(rows), rng)
+        return examples.replaying(count / (count + len(examples)), View(stored, order), "stored")
+    return Joined((examples, View(stored, turns(len(rows), count, rng))))

@@ -1,5 +1,6 @@
 """Lazy sequences of examples: text that stays in its files, and selections that copy no example."""
 
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -151,15 +152,36 @@ class Joined(Sequence[Example]):
         return self.parts[part][row - (self._ends[part - 1] if part else 0)]
 
 
+class Planned(Sequence[Example], ABC):
+    """Examples with a plan of when and how often each is learned from; parts of them keep it."""
+
+    @property
+    @abstractmethod
+    def plain(self) -> Sequence[Example]:
+        """Each example once, with no plan."""
+
+    @abstractmethod
+    def selected(self, rows: Sequence[int]) -> "Planned":
+        """The same plan over some of the examples, whose places rise."""
+
+    @abstractmethod
+    def owned(self, origin: str) -> "Planned":
+        """The same plan over examples that say that they belong to the experience `origin`."""
+
+
 def each(examples: Sequence[Example], rows: Iterable[int]) -> Iterator[Example]:
     """The given rows in the given order, without opening a file for each of them."""
+    if isinstance(examples, Planned):
+        return each(examples.plain, rows)
     if isinstance(examples, FileExamples | View):
         return examples.each(rows)
     return (examples[row] for row in rows)
 
 
 def select(examples: Sequence[Example], rows: Sequence[int]) -> Sequence[Example]:
-    """The given rows: a tuple where the examples are in memory, a view where they are not."""
+    """The given rows: a tuple where the examples are in memory, a view where they are not; a plan stays a plan."""
+    if isinstance(examples, Planned):
+        return examples.selected(rows)
     if isinstance(examples, tuple | list):
         return tuple(examples[row] for row in rows)
     return View(examples, rows)
@@ -167,6 +189,8 @@ def select(examples: Sequence[Example], rows: Sequence[int]) -> Sequence[Example
 
 def with_origin(examples: Sequence[Example], origin: str) -> Sequence[Example]:
     """The same examples, each saying that it belongs to the experience `origin`."""
+    if isinstance(examples, Planned):
+        return examples.owned(origin)
     if isinstance(examples, tuple | list):
         return tuple(replace(example, origin=origin) for example in examples)
     return View(examples, range(len(examples)), origin)

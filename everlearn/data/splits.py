@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from everlearn.data.sequences import select
+from everlearn.data.sequences import Planned, select
 from everlearn.errors import ConfigError
 from everlearn.examples import Example
 from everlearn.randomness import integers
@@ -47,7 +47,8 @@ def hold_out(examples: Sequence[Example], fraction: float, purpose: str) -> tupl
     stay, held = array("Q"), array("Q")
     for row, example in enumerate(examples):
         (held if _place(example, purpose) < fraction else stay).append(row)
-    return select(examples, stay), select(examples, held)
+    whole = examples.plain if isinstance(examples, Planned) else examples  # what is held out follows no plan
+    return select(examples, stay), select(whole, held)
 
 
 def _place(example: Example, purpose: str) -> float:

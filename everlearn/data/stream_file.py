@@ -11,6 +11,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from everlearn.data.checked_yaml import CheckedYaml, read_yaml
+from everlearn.data.mixes import Mix, Phase
 from everlearn.data.rejects import BAD_ROWS, Reject, Rows, check_rejects, named, write_rejects
 from everlearn.data.sources import read, split_file
 from everlearn.data.splits import hold_out, sample
@@ -179,8 +180,25 @@ def _read_part(base: Path, spec: Mapping[str, Any], part: str) -> Rows | None:
     source = spec[part] if part in spec else _split_of_path(base, spec, part)
     if isinstance(source, str):
         source = {"path": source}
-    if "path" not in source:
-        return None
+    if "mix" in source:
+        return _mix(base, spec, source)
+    return _read_source(base, spec, source) if "path" in source else None
+
+
+def _mix(base: Path, spec: Mapping[str, Any], asked: Mapping[str, Any]) -> Rows:
+    """Several sources, and the phases in which they are learned from."""
+    read = {
+        name: _read_source(base, spec, {"path": source} if isinstance(source, str) else source)
+        for name, source in asked["mix"].items()
+    }
+    mix = Mix(
+        {name: rows.examples for name, rows in read.items()},
+        tuple(Phase(phase["tokens"], phase["weights"]) for phase in asked["phases"]),
+    )
+    return Rows(mix, tuple(reject for rows in read.values() for reject in rows.rejects))
+
+
+def _read_source(base: Path, spec: Mapping[str, Any], source: Mapping[str, str]) -> Rows:
     path = source["path"] if source["path"].startswith("hub:") else base / Path(source["path"]).expanduser()
     return read(path, spec.get("layout", "auto"), source.get("split"))
 

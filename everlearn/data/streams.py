@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from everlearn.config import parse
-from everlearn.data.sequences import Joined, select, with_origin
+from everlearn.data.sequences import Joined, Planned, select, with_origin
 from everlearn.data.splits import split_validation
 from everlearn.errors import ConfigError, DataError
 from everlearn.examples import Example
@@ -254,6 +254,8 @@ def blurry(stream: Stream, fraction: float, seed: int = 0) -> Stream:
         raise ConfigError(
             f"blurry({fraction}) of {len(stream)} experiences; use two or more, and a fraction in [0, 1]."
         )
+    if planned := [e.name for e in stream if isinstance(e.train, Planned)]:
+        raise ConfigError(f"a blurry stream cuts its experiences anew, which the mixes of {planned} do not survive.")
     if len({repr(e.objective) for e in stream}) > 1:
         raise ConfigError("a blurry stream mixes rows of its experiences, so that they need one objective; set it.")
     parts = [_spread(len(e.train), fraction, len(stream), place, seed) for place, e in enumerate(stream)]

@@ -20,9 +20,12 @@ from everlearn.method import Context, chain, overrides
 from everlearn.models.adapted import HALF
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.parallel import launched, total_norm
+from everlearn.needs import require_no_plan
 from everlearn.randomness import seed_of
 from everlearn.reference_weights import References, base_weights
 from everlearn.types import Experience, State
+
+Numbers = Mapping[str, float]
 
 
 class Lesson:
@@ -45,12 +48,14 @@ class Lesson:
     order; whoever shows it takes it away.
 
     Raises:
+        ConfigError: if its examples are a mix, whose phases the loop would not follow.
         MethodError: if the method routes prompts, which happens in passes of our own alone, or parameters are sharded.
         ModelError: if the model is one of PEFT's wrappers, nothing learns, or something in half precision does.
     """
 
     def __init__(self, learner: Learner, model: LanguageModel, state: State, experience: Experience) -> None:
         _require_bare(model)
+        require_no_plan(experience)
         recipe, self.method, self.state = learner.recipe, chain(learner.method), state
         self.hooks, self.experience, self.step, self.finished = overrides(self.method), experience, 0, False
         self.processes = launched()
@@ -60,8 +65,7 @@ class Lesson:
                 "a whole gradient. Launch data parallel, or learn with `everlearn.learn`, which takes FSDP2."
             )
         self._before, self._own, self._terms = dict[str, Tensor](), dict[str, Tensor](), dict[str, Tensor]()
-        plan = Plan(recipe.batch_size, recipe.tokens, experience.length or recipe.length)
-        self.notes = list[Mapping[str, float]]()
+        plan, self.notes = Plan(recipe.batch_size, recipe.tokens, experience.length or recipe.length), list[Numbers]()
         self.context = Context(model, experience, plan, learner.seed, len(state.seen), note=self.notes.append)
         model.module.eval()  # a trainer that was given up leaves it learning
         with torch.random.fork_rng():

@@ -189,12 +189,15 @@ class EMA(Method):
 
     average <- alpha average + (1 - alpha) theta after every so many steps, alpha = min(decay, 1 - 1 / n) at the n-th
     average (the ramp of arXiv:1703.01780): the plain mean of what was visited for the first 1 / (1 - decay)
-    averages, so that a decay does not tie an experience of few steps to where it began. Memory: 8 N bytes while it
+    averages, so that a decay does not tie an experience of few steps to where it began. `EMA(decay=1, annealing=True)`
+    is the average of checkpoints in the annealing phase of Llama 3 (arXiv:2407.21783). Memory: 8 N bytes while it
     learns, 4 N after; for adapters 4 out in bytes of each layer while it learns, since their products are averaged.
 
     Args:
         decay: of the average; 0 keeps the last weights, 1 the plain mean.
         every: steps from one average to the next.
+        annealing: whether the average begins anew at each step whose learning rate is not below that of the step before
+            it, so that it is one of the last fall alone; where the rate never falls the last weights are kept.
     """
 
     keeps: ClassVar[str] = "4 P in all"
@@ -202,6 +205,7 @@ class EMA(Method):
 
     decay: float = 0.99
     every: int = 1
+    annealing: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers without a meaning."""
@@ -210,21 +214,22 @@ class EMA(Method):
 
     def begin(self, memory: Memory, ctx: Context) -> Memory:
         """A new average."""
-        return {"steps": 0, "moved": {}, "average": {}, "merged": {}, "lost": 0.0}
+        return {"steps": 0, "moved": {}, "average": {}, "merged": {}, "lost": 0.0, "factor": 0.0}
 
     def step(self, memory: Memory, grads: Tensors, update: Tensors, ctx: Context) -> Memory:
         """Move, and average now and then."""
-        known, moved, steps = memory["moved"], dict[str, Tensor](), memory["steps"] + 1
+        begins = self.annealing and not ctx.fell(memory["factor"])
+        known, steps = memory["moved"], 0 if begins else memory["steps"] + 1
         layers = paired(ctx, update)
         inside = {f"{name}.{k}" for name in layers for k in "AB"}
         moved = {n: known[n].to(u) + u if n in known else u.clone() for n, u in update.items() if n not in inside}
-        average = memory["average"]
-        if steps % self.every == 0:
+        average = {} if begins else memory["average"]
+        if steps and steps % self.every == 0:
             rate = max(1 - self.decay, self.every / steps)
             trained = ctx.trainable()
             dense = {n: product(layer, n, trained).to(layer.A.dtype) for n, layer in layers.items()}
             average = {n: torch.lerp(average.get(n, w).to(w), w, rate) for n, w in (moved | dense).items()}
-        return memory | {"steps": steps, "moved": moved, "average": average}
+        return memory | {"steps": steps, "moved": moved, "average": average, "factor": ctx.factor or 0.0}
 
     def end(self, memory: Memory, ctx: Context) -> Memory:
         """The average as it is merged."""
@@ -233,7 +238,7 @@ class EMA(Method):
         dense = {n: average[n].to(before[f"{n}.B"].device).double() for n in layers if average}
         merged, lost = cut_back(layers, before, dense) if average else ({}, 0.0)
         plain = {n: w for n, w in average.items() if n not in layers}
-        return {"steps": memory["steps"], "moved": {}, "average": plain, "merged": merged, "lost": lost}
+        return {"steps": memory["steps"], "moved": {}, "average": plain, "merged": merged, "lost": lost, "factor": 0.0}
 
     def merge(self, memory: Memory, before: Tensors, after: Tensors, ctx: Context) -> Tensors:
         """The average; what was learned where there was no step to average."""

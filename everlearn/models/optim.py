@@ -1,10 +1,9 @@
-"""Optimiser recipes: AdamW or Muon over full-precision masters, and the course of the learning rate.
+"""Optimiser recipes: AdamW or Muon over full-precision masters.
 
 A parameter stored in half precision is trained through a master copy in fp32: Adam's small steps would round to
 nothing otherwise. Parameters in fp32 or fp64 are their own masters.
 """
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,49 +13,11 @@ from torch import Tensor
 
 from everlearn.errors import ConfigError
 from everlearn.models.parallel import total_norm
+from everlearn.models.schedules import Schedule
 from everlearn.names import optional
 from everlearn.types import Memory
 
 Torch = torch.optim.Optimizer
-Shape = Literal["cosine", "constant", "linear", "wsd"]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The learning rate as a factor in [0, 1] of its peak, by progress through the experience.
-
-    Args:
-        shape: after the warm-up: "cosine" falls along half a cosine, "linear" along a line, "constant" stays, "wsd"
-            (warm-up, stable, decay: MiniCPM, arXiv:2404.06395) stays and falls along 1 - sqrt in the last part.
-        warmup: fraction of the experience in which the rate rises linearly from 0.
-        decay: fraction of the experience in which "wsd" falls.
-        floor: the factor at the end of a falling shape.
-    """
-
-    shape: Shape = "cosine"
-    warmup: float = 0.1
-    decay: float = 0.2
-    floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse fractions that do not fit into one experience."""
-        if not (0 <= self.warmup < 1 and 0 < self.decay <= 1 and 0 <= self.floor <= 1):
-            raise ConfigError(f"{self}: warmup is in [0, 1), decay in (0, 1], floor in [0, 1].")
-
-    def factor(self, progress: float) -> float:
-        """The factor when the fraction `progress` of the experience is done."""
-        if progress < self.warmup:
-            return progress / self.warmup
-        rest = min(1.0, (progress - self.warmup) / (1 - self.warmup))
-        if self.shape == "constant":
-            return 1.0
-        if self.shape == "linear":
-            fall = rest
-        elif self.shape == "cosine":
-            fall = (1 - math.cos(math.pi * rest)) / 2
-        else:
-            fall = math.sqrt(max(0.0, (progress - (1 - self.decay)) / self.decay))
-        return self.floor + (1 - self.floor) * (1 - min(1.0, fall))
 
 
 @dataclass(frozen=True)
@@ -163,6 +124,8 @@ class Recipe:
             two are measured before the first step too, and among equals the latest weights are kept.
         margin: stop as soon as a validation is worse than the best by more than this, in the measure's unit, and keep
             the best weights; None never does.
+        ramp: (tokens, batch_size, length) that hold once so many tokens of an experience are learned, padding left out;
+            batch_size and length as above hold before the first. For one epoch.
     """
 
     optimiser: AdamW | Muon = AdamW()
@@ -175,9 +138,15 @@ class Recipe:
     patience: int | None = None
     validate: Validate = "loss"
     margin: float | None = None
+    ramp: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse counts below one, a negative margin, and measures that there are not."""
+        """Refuse counts below one, a negative margin, measures that there are not, and a ramp that goes back."""
+        starts = [0, *(stage[0] for stage in self.ramp)]
+        if sorted(set(starts)) != starts or any(stage[1] < 1 or stage[2] < 2 for stage in self.ramp):
+            raise ConfigError(f"Recipe: ramp={self.ramp}: tokens rise from 1; batch_size is at least 1, length 2.")
+        if self.ramp and self.epochs > 1:
+            raise ConfigError(f"Recipe: a ramp counts the tokens of one epoch, and these are {self.epochs}; use one.")
         if self.validate not in ("loss", "metric", "attempts") or (self.margin is not None and self.margin < 0):
             raise ConfigError(
                 f"Recipe: validate={self.validate!r} is loss, metric or attempts; margin={self.margin} is 0 or more."

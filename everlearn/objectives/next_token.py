@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from everlearn.data.feeds import feed, steps_of
+from everlearn.data.mixes import Mix
 from everlearn.data.packing import Row, collate, pack, split_by_tokens, windows
 from everlearn.errors import DataError
 from everlearn.examples import Batch, Encoded, Example, Plan, Step
@@ -14,6 +17,9 @@ from everlearn.types import Model
 WINDOW = 4096
 """Examples in memory at a time, so that a file larger than memory can be learned from."""
 
+Group = tuple[list[Row], float, Mapping[str, float]]
+"""The rows of an optimiser step, the progress after it, and its notes."""
+
 
 @dataclass(frozen=True)
 class NextToken:
@@ -21,10 +27,13 @@ class NextToken:
 
     Every token of a document is a target but its first; of a conversation, the assistant's turns. Documents are cut
     into windows and packed into rows with no attention across documents; a conversation gets a row of its own.
+    A `Mix` is drawn as its phases say, and so is everything under a recipe's ramp: in order, document by document.
 
     Args:
         packed: whether documents share rows. A model that mixes tokens otherwise than by attention never shares.
     """
+
+    counts_tokens: ClassVar[bool] = True
 
     packed: bool = True
 
@@ -39,17 +48,25 @@ class NextToken:
         Raises:
             DataError: if a conversation is longer than `plan.length`.
         """
-        for number, (rows, progress) in enumerate(self._groups(model, examples, plan)):
+        drawn = isinstance(examples, Mix) or plan.ramp
+        found = self._drawn(model, examples, plan) if drawn else self._groups(model, examples, plan)
+        for number, (rows, progress, notes) in enumerate(found):
             if number >= plan.start:
                 groups = split_by_tokens(rows, plan.tokens)
-                yield Step(tuple(collate([rows[i] for i in group]) for group in groups), progress)
+                yield Step(tuple(collate([rows[i] for i in group]) for group in groups), progress, notes)
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Mean over the batch's supervised tokens, a scalar."""
         return -model.token_logprobs(batch).mean()
 
-    def _groups(self, model: Model, examples: Sequence[Example], plan: Plan) -> Iterator[tuple[list[Row], float]]:
-        """The rows of each optimiser step, and the progress after it."""
+    def _drawn(self, model: Model, examples: Sequence[Example], plan: Plan) -> Iterator[Group]:
+        """The rows of each optimiser step as a mix or a ramp has them."""
+        drawn = feed(model.encode, examples, plan)
+        for rows in steps_of(drawn, plan, self.packed and model.packs):
+            yield rows, drawn.progress(), drawn.notes()
+
+    def _groups(self, model: Model, examples: Sequence[Example], plan: Plan) -> Iterator[Group]:
+        """The rows of each optimiser step."""
         count = len(examples)
         order = range(count) if plan.seed is None else permutation(count, plan.seed, "examples")
         waiting: list[Row] = []
@@ -62,7 +79,7 @@ class NextToken:
             done, last = start + len(window), start + len(window) == count
             while len(waiting) >= plan.batch_size or (last and waiting):
                 group, waiting = waiting[: plan.batch_size], waiting[plan.batch_size :]
-                yield group, max(start, done - len(window) * len(waiting) / len(rows)) / count
+                yield group, max(start, done - len(window) * len(waiting) / len(rows)) / count, {}
 
     def _rows(self, model: Model, examples: Sequence[Example], plan: Plan) -> list[Row]:
         documents: list[tuple[Encoded, Example]] = []

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -89,6 +89,8 @@ class Selective:
         packed: whether documents share rows, as in `NextToken`.
         folder: where the reference's numbers are kept; None takes this package's cache.
     """
+
+    counts_tokens: ClassVar[bool] = True
 
     reference: str
     share: float = 0.6
@@ -192,11 +194,11 @@ class Selective:
         """
         found = self.judge(model, losses, step.batches)
         if not found.chosen.any():
-            return replace(step, batches=(), notes=found.notes())
+            return replace(step, batches=(), notes={**step.notes, **found.notes()})
         weights = found.chosen.double() / found.chosen.double().mean()
         parts = torch.split(weights, [int(batch.supervised.sum()) for batch in step.batches])
         batches = map(_valued, step.batches, [CHOSEN] * len(parts), parts)
-        return replace(step, batches=tuple(batches), notes=found.notes())
+        return replace(step, batches=tuple(batches), notes={**step.notes, **found.notes()})
 
 
 def top(scores: Tensor, share: float) -> Tensor:

@@ -14,7 +14,7 @@ from everlearn.examples import Example
 from everlearn.learner import Learner, learn
 from everlearn.metrics.likelihood import TokenLikelihood
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.optim import Schedule
+from everlearn.models.schedules import Schedule
 from everlearn.objectives.next_token import NextToken
 from everlearn.randomness import permutation
 from everlearn.selecting.criteria import DocumentReader

@@ -36,7 +36,8 @@ from everlearn.learner import Learner, learn
 from everlearn.method import Method, members, overrides
 from everlearn.metrics.text import ExactMatch
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.models.optim import AdamW, Recipe
+from everlearn.models.schedules import Schedule
 from everlearn.objectives.next_token import NextToken
 from everlearn.testing.toys import LETTERS, question, toy_tokenizer
 from everlearn.types import Experience, Memory, Scenario, Stream

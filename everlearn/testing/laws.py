@@ -199,7 +199,7 @@ def _between(method: Method) -> tuple[Context, Memory]:
     """The moment before the second experience: what a hook may look at, and the method's memory."""
     learner, stream, model = Learner("toy", method, RECIPE, 0), toy_stream(), toy_model()
     state = learn(learner, model, learner.start(model), stream.experiences[0])
-    return Context(model, stream.experiences[1], seed=0, seen=1), state.memory
+    return Context(model, stream.experiences[1], seed=0, seen=1, factor=1.0), state.memory
 
 
 def _hooks(method: Method, memory: Memory, ctx: Context) -> dict[str, Callable[[], Any]]:

@@ -10,6 +10,7 @@ import yaml
 
 from everlearn.data import stream_file
 from everlearn.data.layouts import LAYOUTS
+from everlearn.data.mixes import Mix, Phase
 from everlearn.data.stream_file import load_stream, read_stream, stream_schema
 from everlearn.errors import ConfigError, DataError
 from everlearn.metrics.likelihood import Choice, TokenAccuracy
@@ -335,3 +336,41 @@ def test_real_benchmarks_are_a_stream(shared: Path, write: Write) -> None:
     assert len(stream.experiences[1].train) + len(stream.experiences[1].validation) == 200
     assert sum(len(part) for e in stream.experiences[2:] for part in (e.train, e.validation, e.test)) == 100
     assert len(rejects) == 13
+
+
+MIX = """
+experiences:
+  - name: mixed
+    train:
+      mix: {prose: text.txt, talk: a-train.jsonl}
+      phases:
+        - {tokens: 2_000, weights: {prose: 1}}
+        - {tokens: 1_000, weights: {prose: 1, talk: 3}}
+    test: b-test.jsonl
+"""
+
+
+def test_a_mix_is_read_with_its_phases_and_held_out_source_by_source(write: Write) -> None:
+    found = only(write(MIX)).train
+    assert isinstance(found, Mix)
+    assert found.phases == (Phase(2000, {"prose": 1}), Phase(1000, {"prose": 1, "talk": 3}))
+    assert list(found.sources) == ["prose", "talk"]
+    held = only(write(MIX)).validation
+    assert len(found.sources["talk"]) + sum(bool(e.messages) for e in held) == 100
+    assert {e.origin for e in found} == {"mixed"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("prose: 1, talk: 3", "prose: 1, news: 3", r":4: experiences\[0\].train: .*phases that name \['news'\]"),
+        ("1_000", "0", "tokens: 0 is not an integer"),
+        ("{tokens: 2_000, weights", "{tokens: 2_000, weight", "did you mean 'weights'"),
+        ("a-train.jsonl", "nowhere.jsonl", "no file or folder"),
+        ("prose: 1, talk: 3", "prose: 1", r"draws nothing from \['talk'\]"),
+        ("      phases", "      stages", "did you mean 'phases'|unknown key"),
+    ],
+)
+def test_a_mix_that_cannot_be_drawn_is_told_where_it_stands(write: Write, old: str, new: str, what: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=what):
+        load_stream(write(MIX.replace(old, new)))

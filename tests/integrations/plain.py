@@ -7,7 +7,8 @@ from typing import Any
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 from everlearn.integrations.continual import Continual
-from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.models.optim import AdamW, Recipe
+from everlearn.models.schedules import Schedule
 
 RATE = 1e-3
 RECIPE = Recipe(AdamW(RATE), Schedule("constant", warmup=0), batch_size=4, length=64, tokens=4096)

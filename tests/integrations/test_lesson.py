@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from everlearn.data.mixes import Mix, Phase
 from everlearn.data.preferences import pair
-from everlearn.errors import MethodError, ModelError
+from everlearn.errors import ConfigError, MethodError, ModelError
 from everlearn.examples import Batch, Example, Plan
 from everlearn.integrations.lesson import Lesson
 from everlearn.learner import Learner, learn
@@ -28,7 +29,8 @@ from everlearn.methods.subspaces import OGD
 from everlearn.methods.task_vectors import MagMax
 from everlearn.metrics.likelihood import Choice
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.models.optim import AdamW, Recipe
+from everlearn.models.schedules import Schedule
 from everlearn.objectives.next_token import NextToken
 from everlearn.objectives.preference import Preference
 from everlearn.randomness import seed_of
@@ -361,3 +363,9 @@ def test_the_examples_are_those_of_the_method() -> None:
     model = toy_model()
     lesson = Lesson(Learner("toy", Twice()), model, State(memory=[None]), EXPERIENCES[0])
     assert len(lesson.examples) == 2 * len(EXPERIENCES[0].train)
+
+
+def test_a_mix_is_refused_since_the_loop_would_not_follow_its_phases() -> None:
+    mix = Mix({"letters": EXPERIENCES[0].train}, (Phase(100, {"letters": 1}),))
+    with pytest.raises(ConfigError, match="'letters': another library's loop"):
+        Lesson(Learner("toy"), toy_model(), State(memory=[]), replace(EXPERIENCES[0], train=mix))

@@ -28,8 +28,9 @@ from everlearn.methods.task_vectors import MagMax
 from everlearn.metrics.likelihood import TokenAccuracy
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.lora import adapters
-from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.peft_format import load_peft, save_peft
+from everlearn.models.schedules import Schedule
 from everlearn.objectives.next_token import NextToken
 from everlearn.objectives.preference import Preference
 from everlearn.testing.toys import toy_model, toy_stream

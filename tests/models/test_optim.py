@@ -1,4 +1,4 @@
-"""Schedules by hand; masters keep what half precision would lose."""
+"""Masters keep what half precision would lose."""
 
 import copy
 
@@ -6,30 +6,18 @@ import pytest
 import torch
 
 from everlearn.errors import ConfigError
-from everlearn.models.optim import AdamW, Muon, Optimiser, Schedule
+from everlearn.models.optim import AdamW, Muon, Optimiser, Recipe
 
 
-@pytest.mark.parametrize(
-    ("schedule", "at", "factor"),
-    [
-        (Schedule("cosine", warmup=0.2), 0.1, 0.5),
-        (Schedule("cosine", warmup=0.2), 0.2, 1.0),
-        (Schedule("cosine", warmup=0.2), 0.6, 0.5),
-        (Schedule("cosine", warmup=0.0, floor=0.1), 1.0, 0.1),
-        (Schedule("linear", warmup=0.0), 0.25, 0.75),
-        (Schedule("constant", warmup=0.5), 0.75, 1.0),
-        (Schedule("wsd", warmup=0.1, decay=0.4), 0.5, 1.0),
-        (Schedule("wsd", warmup=0.1, decay=0.4), 0.7, 0.5),
-        (Schedule("wsd", warmup=0.1, decay=0.4), 1.0, 0.0),
-    ],
-)
-def test_the_rate_follows_its_shape(schedule: Schedule, at: float, factor: float) -> None:
-    assert schedule.factor(at) == pytest.approx(factor)
+@pytest.mark.parametrize("ramp", [((0, 8, 64),), ((9, 8, 64), (9, 8, 64)), ((9, 0, 64),), ((9, 8, 1),)])
+def test_a_ramp_that_goes_back_or_has_no_rows_is_refused(ramp: tuple[tuple[int, int, int], ...]) -> None:
+    with pytest.raises(ConfigError, match="tokens rise from 1"):
+        Recipe(ramp=ramp)
 
 
-def test_a_schedule_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ConfigError, match="warmup is in"):
-        Schedule(warmup=1.0)
+def test_a_ramp_is_for_one_epoch() -> None:
+    with pytest.raises(ConfigError, match="one epoch"):
+        Recipe(ramp=((9, 8, 64),), epochs=2)
 
 
 def test_the_rate_depends_on_how_much_learns_unless_it_is_given() -> None:

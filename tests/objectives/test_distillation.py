@@ -16,9 +16,10 @@ from everlearn.learner import Learner, learn
 from everlearn.method import chain
 from everlearn.metrics.text import ExactMatch
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.optim import AdamW, Recipe, Schedule
+from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.recall import recalled
 from everlearn.models.sampling import Sampling
+from everlearn.models.schedules import Schedule
 from everlearn.objectives.distillation import Distillation
 from everlearn.objectives.next_token import NextToken
 from everlearn.objectives.rollouts import SingleTurn

@@ -1,8 +1,11 @@
 """Next-token loss: independent of padding, packing and accumulation; ignores what is no target."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from everlearn.data.mixes import Mix, Phase
 from everlearn.errors import DataError
 from everlearn.examples import Example, Message, Plan, Step
 from everlearn.objectives.next_token import NextToken
@@ -78,3 +81,41 @@ def test_a_conversation_that_is_too_long_is_named() -> None:
 
 def test_a_document_of_one_token_teaches_nothing() -> None:
     assert all(s.weight > 0 for s in steps([Example(text="a"), *DOCUMENTS], Plan(1)))
+
+
+def mix() -> Mix:
+    """Documents about a cat, of which there are few, and then news among them."""
+    cats = [Example(text=f"the {w} cat sat on the {w} mat.") for w in "abc"]
+    news = [Example(text=f"what is new today is {w}, and then {w} again and again.") for w in "defgh"]
+    return Mix({"cats": cats, "news": news}, (Phase(300, {"cats": 1}), Phase(300, {"cats": 1, "news": 3})))
+
+
+def test_a_mix_is_drawn_as_its_phases_say_and_the_account_stands_beside_each_step() -> None:
+    whole = list(NextToken().steps(toy_model(), mix(), Plan(2, length=32, seed=1)))
+    assert whole[-1].notes["tokens of cats"] == 375  # 300, and 1/4 of 300
+    assert whole[-1].notes["tokens of news"] == 225
+    assert whole[-1].notes["epochs of cats"] > 3
+    assert sum(int((b.segments > 0).sum()) for step in whole for b in step.batches) == 600
+    assert [s.notes["phase"] for s in (whole[0], whole[-1])] == [1, 2]
+    progress = [s.progress for s in whole]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1.0
+    assert total(whole) > 0
+
+
+def test_a_mix_goes_on_in_the_middle_of_a_document() -> None:
+    plan = Plan(2, length=16, seed=1)
+    whole = list(NextToken().steps(toy_model(), mix(), plan))
+    for start in (1, 7, len(whole) - 1):
+        rest = list(NextToken().steps(toy_model(), mix(), replace(plan, start=start)))
+        assert [s.batches[0].tokens.tolist() for s in rest] == [s.batches[0].tokens.tolist() for s in whole[start:]]
+        assert [(s.progress, s.notes) for s in rest] == [(s.progress, s.notes) for s in whole[start:]]
+
+
+def test_a_ramp_makes_steps_larger_and_rows_longer() -> None:
+    documents = [Example(text="again and again the cat sat on the mat, " * 10)]  # 400 tokens
+    found = steps(documents, Plan(1, length=16, ramp=((32, 2, 16), (96, 2, 64))))
+    shapes = [tuple(s.batches[0].tokens.shape) for s in found]
+    # 16 twice are 32; 2 x 16 twice are 96; then 2 x 64.
+    assert shapes[:5] == [(1, 16), (1, 16), (2, 16), (2, 16), (2, 64)]
+    assert found[-1].progress == 1.0

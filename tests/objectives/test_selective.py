@@ -12,6 +12,7 @@ from torch import Tensor
 
 from everlearn.config import dump as plain
 from everlearn.config import parse, restore, show
+from everlearn.data.mixes import Mix, Phase
 from everlearn.data.shares import halves
 from everlearn.errors import ConfigError, Interrupted, ModelError
 from everlearn.examples import Batch, Encoded, Example, Plan, Step
@@ -185,6 +186,16 @@ def test_notes_say_what_was_chosen(reference: str, tmp_path: Path) -> None:
     assert step.notes["chosen"] == pytest.approx(0.5, abs=0.02)
     gaps = [step.notes[f"live_{g}"] - step.notes[f"reference_{g}"] for g in ("chosen", "others")]
     assert gaps[0] > gaps[1]
+
+
+def test_a_mix_is_drawn_as_its_phases_say_and_its_notes_are_kept(reference: str, tmp_path: Path) -> None:
+    sources = {"one": DOCUMENTS[:2], "two": DOCUMENTS[2:]}
+    mix = Mix(sources, (Phase(60, {"one": 1.0}), Phase(60, {"one": 1.0, "two": 1.0})))
+    chosen, plain = (steps(o, mix, batch_size=2) for o in (made(reference, tmp_path), NextToken()))
+    assert len(chosen) == len(plain) > 1
+    for step, other in zip(chosen, plain, strict=True):
+        assert other.notes.items() <= step.notes.items()
+        assert [b.tokens.tolist() for b in step.batches] == [b.tokens.tolist() for b in other.batches]
 
 
 def test_choices_that_meet_nowhere_teach_nothing(reference: str, tmp_path: Path) -> None:
