@@ -109,6 +109,7 @@ WHOLE = {
     "launches",
     "laws",
     "razor",
+    "rft_study",
     "trajectories",
     "stories",
     "trl_losses",
