@@ -13,6 +13,7 @@ from everlearn.method import Method, chain, members
 from everlearn.methods.adapters import LoRA
 from everlearn.methods.anchors import EWC, L2SP
 from everlearn.methods.averaging import ModelStock
+from everlearn.methods.context import AdjustedBase, PositionInterpolation, YaRN
 from everlearn.methods.critic import Critic
 from everlearn.methods.dark_replay import DERPP
 from everlearn.methods.distillation import LwF, OldInputsKL
@@ -25,6 +26,7 @@ from everlearn.methods.interference import GSS, MIR
 from everlearn.methods.latent_replay import LatentReplay
 from everlearn.methods.orthogonal import SelfRegularizedCLoRA
 from everlearn.methods.pruning import FAPM
+from everlearn.methods.recycling import InheritAdapter, OldAdapterKL
 from everlearn.methods.rehearsal import SSR
 from everlearn.methods.replay import Replay, RepresentativeReplay, SpacedReplay
 from everlearn.methods.rollout_filter import RIF
@@ -32,6 +34,7 @@ from everlearn.methods.self_distillation import SDFT
 from everlearn.methods.soft_masks import SoftMask
 from everlearn.methods.sparse_vectors import DARE, DELLA, Breadcrumbs
 from everlearn.methods.subspaces import GPM, OSF
+from everlearn.methods.vocabulary import GrowVocabulary
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.needs import require_stream
 from everlearn.testing.calibration import (
@@ -56,14 +59,19 @@ PLAN = Plan()
 LATENT = chain(Freeze(below=1), LatentReplay(fraction=0.5))  # states do not age if what is below the cut stands still
 ASKED: dict[type[Method], Method] = {
     Freeze: chain(LoRA(), Freeze()),  # what it freezes is all that learns here
+    GrowVocabulary: GrowVocabulary(tokens=("zzz",), trains="all"),  # by itself it grows by nothing
     BlockExpansion: BlockExpansion(every=2),  # the model has two layers
     LatentReplay: LATENT,
     RIF: RIF(otherwise="keep"),  # nothing is attempted here
     SDFT: SDFT(limit=4),  # the default's are a hundred times as long
     SSR: SSR(pool=8, demonstrations=2, clusters=2, limit=4),  # the default writes for a quarter of a minute
 }
-METHODS = [ASKED.get(kind, kind()) for kind in method_classes()]
+UPGRADES = (InheritAdapter, OldAdapterKL)
+"""They need an adapter of an older base, and act on the first experience alone: nothing is forgotten in one."""
+METHODS = [ASKED[kind] if kind in ASKED else kind() for kind in method_classes() if kind not in UPGRADES]
 SETTINGS: dict[Method, Setting] = {
+    **dict.fromkeys((PositionInterpolation(), AdjustedBase(), YaRN()), EMBEDDING),  # they shape nothing that learns
+    ASKED[GrowVocabulary]: EMBEDDING,
     Critic(): EMBEDDING,  # what it adds to the model learns nothing from answers
     GPM(): WHOLE,  # it acts on linear layers that learn
     OSF(): WHOLE,

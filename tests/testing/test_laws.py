@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,7 +24,7 @@ METHODS: list[Method] = [m for f in FAMILIES for m in import_module(f"tests.test
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: re.sub(r"'/[^']*/", "'", str(method)))
 def test_every_method_obeys(method: Method, law: Law) -> None:
     check(method, [law])
 
