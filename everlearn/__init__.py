@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from everlearn.agents.tools import Calling, Tools
     from everlearn.data.audit import audit
     from everlearn.data.pairing import Pairing
+    from everlearn.data.self_edits import Implications, Questions, Rewrites
     from everlearn.data.sources import read
     from everlearn.data.stream_file import load_stream
     from everlearn.data.streams import (
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from everlearn.methods.importance import MAS, SI, RWalk
     from everlearn.methods.incremental import IncLoRA, SDLoRA
     from everlearn.methods.inflora import InfLoRA
+    from everlearn.methods.injection import SelfEdits
     from everlearn.methods.interference import GSS, MIR
     from everlearn.methods.latent_replay import LatentReplay
     from everlearn.methods.optimal_policy import COPR
@@ -120,6 +122,7 @@ _HOMES = {
     "everlearn.agents.tools": "Calling Tools",
     "everlearn.data.audit": "audit",
     "everlearn.data.pairing": "Pairing",
+    "everlearn.data.self_edits": "Implications Questions Rewrites",
     "everlearn.data.sources": "read",
     "everlearn.data.stream_file": "load_stream",
     "everlearn.data.streams": (
@@ -147,6 +150,7 @@ _HOMES = {
     "everlearn.methods.importance": "MAS RWalk SI",
     "everlearn.methods.incremental": "IncLoRA SDLoRA",
     "everlearn.methods.inflora": "InfLoRA",
+    "everlearn.methods.injection": "SelfEdits",
     "everlearn.methods.interference": "GSS MIR",
     "everlearn.methods.latent_replay": "LatentReplay",
     "everlearn.methods.optimal_policy": "COPR",
@@ -276,6 +280,7 @@ __all__ = [
     "Grid",
     "Hinge",
     "IfFinished",
+    "Implications",
     "Importance",
     "InProcess",
     "IncLoRA",
@@ -323,6 +328,7 @@ __all__ = [
     "ProgressivePrompts",
     "Promotion",
     "Quality",
+    "Questions",
     "RSLoRA",
     "RWalk",
     "ReasoningGym",
@@ -332,6 +338,7 @@ __all__ = [
     "RepresentativeReplay",
     "Retain",
     "Reward",
+    "Rewrites",
     "RobustDPO",
     "RougeL",
     "RoutingCLoRA",
@@ -348,6 +355,7 @@ __all__ = [
     "Scored",
     "Scoring",
     "Selection",
+    "SelfEdits",
     "SelfRegularizedCLoRA",
     "SequenceClip",
     "Server",
