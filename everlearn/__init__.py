@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from everlearn.fold import Run, Settings, run
     from everlearn.grid.compare import Compared, Grid, compare
     from everlearn.grid.executors import InProcess, Processes
+    from everlearn.knowledge.facts import Fact, read_facts
+    from everlearn.knowledge.suite import FactSuite
     from everlearn.learner import Learner, learn
     from everlearn.matrix import Matrix
     from everlearn.method import Context, Method, chain
@@ -77,7 +79,7 @@ if TYPE_CHECKING:
     from everlearn.metrics.likelihood import Choice, TokenAccuracy, TokenLikelihood
     from everlearn.metrics.overlap import EditSimilarity, RougeL, Sari
     from everlearn.metrics.suites import general_suite
-    from everlearn.metrics.text import ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
+    from everlearn.metrics.text import Contains, ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
     from everlearn.models.engine import Engine
     from everlearn.models.language_model import LanguageModel
     from everlearn.models.optim import AdamW, Recipe, Schedule
@@ -133,6 +135,8 @@ _HOMES = {
     "everlearn.fold": "Run Settings run",
     "everlearn.grid.compare": "Compared Grid compare",
     "everlearn.grid.executors": "InProcess Processes",
+    "everlearn.knowledge.facts": "Fact read_facts",
+    "everlearn.knowledge.suite": "FactSuite",
     "everlearn.learner": "Learner learn",
     "everlearn.matrix": "Matrix",
     "everlearn.method": "Context Method chain",
@@ -171,7 +175,7 @@ _HOMES = {
     "everlearn.metrics.likelihood": "Choice TokenAccuracy TokenLikelihood",
     "everlearn.metrics.overlap": "EditSimilarity RougeL Sari",
     "everlearn.metrics.suites": "general_suite",
-    "everlearn.metrics.text": "ExactMatch NumericMatch PrefixMatch ReasoningGym",
+    "everlearn.metrics.text": "Contains ExactMatch NumericMatch PrefixMatch ReasoningGym",
     "everlearn.models.engine": "Engine",
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe Schedule",
@@ -257,6 +261,7 @@ __all__ = [
     "Clip",
     "Compared",
     "Completion",
+    "Contains",
     "Context",
     "Critic",
     "DepthSplice",
@@ -272,6 +277,8 @@ __all__ = [
     "ExactMatch",
     "Example",
     "Experience",
+    "Fact",
+    "FactSuite",
     "Finished",
     "Flywheel",
     "Format",
@@ -402,6 +409,7 @@ __all__ = [
     "load_stream",
     "online",
     "read",
+    "read_facts",
     "reasoning_gym_task",
     "run",
     "run_code",
