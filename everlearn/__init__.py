@@ -109,8 +109,13 @@ if TYPE_CHECKING:
     from everlearn.selecting.choosing import Selection
     from everlearn.selecting.criteria import DocumentReader, Importance, Learnability, Novelty, Similarity, WordEntropy
     from everlearn.selecting.quality import Quality
+    from everlearn.serve.chat import OpenAIChat
     from everlearn.serve.exchange import Server
     from everlearn.serve.samplers import SGLangSampler, VLLMSampler
+    from everlearn.synthesis.answers import Answers
+    from everlearn.synthesis.first_order import FirstOrder
+    from everlearn.synthesis.higher_order import HigherOrder
+    from everlearn.synthesis.trajectories import Trajectory, read_trajectories
     from everlearn.traces import Trace
     from everlearn.types import Experience, State, Stream
 
@@ -205,8 +210,13 @@ _HOMES = {
     "everlearn.selecting.choosing": "Selection",
     "everlearn.selecting.criteria": "DocumentReader Importance Learnability Novelty Similarity WordEntropy",
     "everlearn.selecting.quality": "Quality",
+    "everlearn.serve.chat": "OpenAIChat",
     "everlearn.serve.exchange": "Server",
     "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
+    "everlearn.synthesis.answers": "Answers",
+    "everlearn.synthesis.first_order": "FirstOrder",
+    "everlearn.synthesis.higher_order": "HigherOrder",
+    "everlearn.synthesis.trajectories": "Trajectory read_trajectories",
     "everlearn.traces": "Trace",
     "everlearn.types": "Experience State Stream",
 }
@@ -253,6 +263,7 @@ __all__ = [
     "AllOf",
     "Answer",
     "Answered",
+    "Answers",
     "BlockExpansion",
     "Boxed",
     "Breadcrumbs",
@@ -280,11 +291,13 @@ __all__ = [
     "Fact",
     "FactSuite",
     "Finished",
+    "FirstOrder",
     "Flywheel",
     "Format",
     "Freeze",
     "GDumb",
     "Grid",
+    "HigherOrder",
     "Hinge",
     "IfFinished",
     "Implications",
@@ -324,6 +337,7 @@ __all__ = [
     "OLoRA",
     "Observation",
     "OldInputsKL",
+    "OpenAIChat",
     "PackNet",
     "PairJudge",
     "Pairing",
@@ -386,6 +400,7 @@ __all__ = [
     "TokenLikelihood",
     "Tools",
     "Trace",
+    "Trajectory",
     "TreeLoRA",
     "UnitTests",
     "VLLMSampler",
@@ -410,6 +425,7 @@ __all__ = [
     "online",
     "read",
     "read_facts",
+    "read_trajectories",
     "reasoning_gym_task",
     "run",
     "run_code",
