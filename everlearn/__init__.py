@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from everlearn.data.catalogue import Item, read_catalogue
     from everlearn.data.mixes import Mix, Phase, replay_share
     from everlearn.data.pairing import Pairing
+    from everlearn.data.self_edits import Implications, Questions, Rewrites
     from everlearn.data.sources import read
     from everlearn.data.stream_file import load_stream
     from everlearn.data.streams import (
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from everlearn.fold import Run, Settings, run
     from everlearn.grid.compare import Compared, Grid, compare
     from everlearn.grid.executors import InProcess, Processes
+    from everlearn.knowledge.facts import Fact, read_facts
+    from everlearn.knowledge.suite import FactSuite
     from everlearn.learner import Learner, learn
     from everlearn.matrix import Matrix
     from everlearn.method import Context, Method, chain
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from everlearn.methods.importance import MAS, SI, RWalk
     from everlearn.methods.incremental import IncLoRA, SDLoRA
     from everlearn.methods.inflora import InfLoRA
+    from everlearn.methods.injection import SelfEdits
     from everlearn.methods.interference import GSS, MIR
     from everlearn.methods.latent_replay import LatentReplay
     from everlearn.methods.optimal_policy import COPR
@@ -83,7 +87,7 @@ if TYPE_CHECKING:
     from everlearn.metrics.needles import Found, Needles
     from everlearn.metrics.overlap import EditSimilarity, RougeL, Sari
     from everlearn.metrics.suites import general_suite
-    from everlearn.metrics.text import ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
+    from everlearn.metrics.text import Contains, ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
     from everlearn.models.alignment import drift
     from everlearn.models.engine import Engine
     from everlearn.models.language_model import LanguageModel
@@ -117,8 +121,13 @@ if TYPE_CHECKING:
     from everlearn.selecting.criteria import DocumentReader, Importance, Learnability, Novelty, Similarity, WordEntropy
     from everlearn.selecting.probe import AnnealingProbe
     from everlearn.selecting.quality import Quality
+    from everlearn.serve.chat import OpenAIChat
     from everlearn.serve.exchange import Server
     from everlearn.serve.samplers import SGLangSampler, VLLMSampler
+    from everlearn.synthesis.answers import Answers
+    from everlearn.synthesis.first_order import FirstOrder
+    from everlearn.synthesis.higher_order import HigherOrder
+    from everlearn.synthesis.trajectories import Trajectory, read_trajectories
     from everlearn.traces import Trace
     from everlearn.types import Experience, State, Stream
 
@@ -134,6 +143,7 @@ _HOMES = {
     "everlearn.data.catalogue": "Item read_catalogue",
     "everlearn.data.mixes": "Mix Phase replay_share",
     "everlearn.data.pairing": "Pairing",
+    "everlearn.data.self_edits": "Implications Questions Rewrites",
     "everlearn.data.sources": "read",
     "everlearn.data.stream_file": "load_stream",
     "everlearn.data.streams": (
@@ -144,6 +154,8 @@ _HOMES = {
     "everlearn.fold": "Run Settings run",
     "everlearn.grid.compare": "Compared Grid compare",
     "everlearn.grid.executors": "InProcess Processes",
+    "everlearn.knowledge.facts": "Fact read_facts",
+    "everlearn.knowledge.suite": "FactSuite",
     "everlearn.learner": "Learner learn",
     "everlearn.matrix": "Matrix",
     "everlearn.method": "Context Method chain",
@@ -163,6 +175,7 @@ _HOMES = {
     "everlearn.methods.importance": "MAS RWalk SI",
     "everlearn.methods.incremental": "IncLoRA SDLoRA",
     "everlearn.methods.inflora": "InfLoRA",
+    "everlearn.methods.injection": "SelfEdits",
     "everlearn.methods.interference": "GSS MIR",
     "everlearn.methods.latent_replay": "LatentReplay",
     "everlearn.methods.optimal_policy": "COPR",
@@ -187,8 +200,8 @@ _HOMES = {
     "everlearn.metrics.needles": "Found Needles",
     "everlearn.metrics.overlap": "EditSimilarity RougeL Sari",
     "everlearn.metrics.suites": "general_suite",
-    "everlearn.metrics.text": "ExactMatch NumericMatch PrefixMatch ReasoningGym",
     "everlearn.models.alignment": "drift",
+    "everlearn.metrics.text": "Contains ExactMatch NumericMatch PrefixMatch ReasoningGym",
     "everlearn.models.engine": "Engine",
     "everlearn.models.language_model": "LanguageModel",
     "everlearn.models.optim": "AdamW Recipe",
@@ -221,8 +234,13 @@ _HOMES = {
     "everlearn.selecting.criteria": "DocumentReader Importance Learnability Novelty Similarity WordEntropy",
     "everlearn.selecting.probe": "AnnealingProbe",
     "everlearn.selecting.quality": "Quality",
+    "everlearn.serve.chat": "OpenAIChat",
     "everlearn.serve.exchange": "Server",
     "everlearn.serve.samplers": "SGLangSampler VLLMSampler",
+    "everlearn.synthesis.answers": "Answers",
+    "everlearn.synthesis.first_order": "FirstOrder",
+    "everlearn.synthesis.higher_order": "HigherOrder",
+    "everlearn.synthesis.trajectories": "Trajectory read_trajectories",
     "everlearn.traces": "Trace",
     "everlearn.types": "Experience State Stream",
 }
@@ -271,6 +289,7 @@ __all__ = [
     "AnnealingProbe",
     "Answer",
     "Answered",
+    "Answers",
     "BlockExpansion",
     "Boxed",
     "Breadcrumbs",
@@ -279,6 +298,7 @@ __all__ = [
     "Clip",
     "Compared",
     "Completion",
+    "Contains",
     "Context",
     "Critic",
     "DepthSplice",
@@ -294,7 +314,10 @@ __all__ = [
     "ExactMatch",
     "Example",
     "Experience",
+    "Fact",
+    "FactSuite",
     "Finished",
+    "FirstOrder",
     "Flywheel",
     "Format",
     "Found",
@@ -302,8 +325,10 @@ __all__ = [
     "GDumb",
     "Grid",
     "GrowVocabulary",
+    "HigherOrder",
     "Hinge",
     "IfFinished",
+    "Implications",
     "Importance",
     "InProcess",
     "IncLoRA",
@@ -345,6 +370,7 @@ __all__ = [
     "Observation",
     "OldAdapterKL",
     "OldInputsKL",
+    "OpenAIChat",
     "PackNet",
     "PairJudge",
     "Pairing",
@@ -358,6 +384,7 @@ __all__ = [
     "ProgressivePrompts",
     "Promotion",
     "Quality",
+    "Questions",
     "RSLoRA",
     "RWalk",
     "Reached",
@@ -369,6 +396,7 @@ __all__ = [
     "RepresentativeReplay",
     "Retain",
     "Reward",
+    "Rewrites",
     "RobustDPO",
     "RougeL",
     "RoutingCLoRA",
@@ -386,6 +414,7 @@ __all__ = [
     "Scoring",
     "Selection",
     "Selective",
+    "SelfEdits",
     "SelfRegularizedCLoRA",
     "SequenceClip",
     "Server",
@@ -411,6 +440,7 @@ __all__ = [
     "TokenLikelihood",
     "Tools",
     "Trace",
+    "Trajectory",
     "TreeLoRA",
     "UnitTests",
     "VLLMSampler",
@@ -437,6 +467,8 @@ __all__ = [
     "online",
     "read",
     "read_catalogue",
+    "read_facts",
+    "read_trajectories",
     "reasoning_gym_task",
     "replay_share",
     "run",

@@ -29,7 +29,7 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     merge_rules combine
     methods agents
     learner reference_weights checkpoint watch evaluate validation registry run_folder stopping
-    drawn_pairs selecting
+    drawn_pairs selecting knowledge synthesis
     fold references merge_folders flywheel adaptation
     rebase_folders
     wording figures run_view verdict

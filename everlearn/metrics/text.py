@@ -9,6 +9,7 @@ from functools import cache
 from pkgutil import resolve_name
 from typing import Any, Literal
 
+from everlearn.data.overlap import words
 from everlearn.errors import ConfigError, DataError
 from everlearn.examples import Example
 from everlearn.types import Question, Reply
@@ -72,6 +73,28 @@ class PrefixMatch:
         """0 or 1."""
         target = example.response.strip()
         return float(bool(target) and reply.text.strip().startswith(target))
+
+
+@dataclass(frozen=True)
+class Contains:
+    """1 if the target's words stand in the reply, one after the other; case and punctuation are not read.
+
+    For questions that may be answered in a sentence: "Tromsdal" is found in "She was born in Tromsdal." It does not
+    read what is said about it ("not in Tromsdal"). Replies end eight tokens beyond the target's length, which a long
+    sentence may reach before it names the target, and one that lists guesses as well. Any of the example's metadata
+    "answers" will do, where it has some. A target without a word is never found.
+    """
+
+    @property
+    def question(self) -> Question:
+        """The model generates."""
+        return "generate"
+
+    def score(self, example: Example, reply: Reply) -> float:
+        """0 or 1."""
+        said = f" {' '.join(words(reply.text))} "
+        targets = (words(answer) for answer in (example.response, *example.metadata.get("answers", ())))
+        return float(any(target and f" {' '.join(target)} " in said for target in targets))
 
 
 @dataclass(frozen=True)

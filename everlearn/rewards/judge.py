@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from everlearn.data.templates import filled, require_places
 from everlearn.errors import ConfigError
 from everlearn.examples import Example, Message
 from everlearn.metrics.text import NUMBER
@@ -67,7 +68,7 @@ class Judge:
         """Refuse a scale without a span, and a prompt that shows no reply."""
         if not self.scale[0] < self.scale[1]:
             raise ConfigError(f"Judge: scale is {self.scale}; give the lowest mark, then the highest.")
-        _require_places("Judge", self.prompt, "reply")
+        require_places("Judge", self.prompt, "reply")
 
     def score(self, example: Example, replies: Sequence[Answer]) -> Scores:
         """See `Reward`."""
@@ -77,7 +78,7 @@ class Judge:
     def _mark(self, example: Example, text: str) -> float | None:
         low, high = self.scale
         places = {"low": str(low), "high": str(high), "request": _request(example), "reply": text}
-        found = _MARK.findall(self.chat((Message("user", _filled(self.prompt, places)),)))
+        found = _MARK.findall(self.chat((Message("user", filled(self.prompt, places)),)))
         mark = (float(found[-1].replace(",", "")) - low) / (high - low) if found else None
         return mark if mark is not None and 0 <= mark <= 1 else None
 
@@ -100,7 +101,7 @@ class PairJudge:
 
     def __post_init__(self) -> None:
         """Refuse a prompt that does not show both replies."""
-        _require_places("PairJudge", self.prompt, "a", "b")
+        require_places("PairJudge", self.prompt, "a", "b")
 
     def score(self, example: Example, replies: Sequence[Answer]) -> Scores:
         """See `Reward`."""
@@ -124,7 +125,7 @@ class PairJudge:
         return {("a", "b"): 1.0, ("b", "a"): 0.0}.get((forth, back), 0.5)
 
     def _verdict(self, example: Example, a: str, b: str) -> str | None:
-        text = _filled(self.prompt, {"request": _request(example), "a": a, "b": b})
+        text = filled(self.prompt, {"request": _request(example), "a": a, "b": b})
         found = _VERDICT.findall(self.chat((Message("user", text),)))
         return str(found[-1]).lower() if found else None
 
@@ -133,14 +134,3 @@ def _request(example: Example) -> str:
     """The turns that were to be answered; a single one without its role."""
     turns = question(example)
     return turns[0].content if len(turns) == 1 else "\n\n".join(f"{turn.role}: {turn.content}" for turn in turns)
-
-
-def _filled(prompt: str, places: dict[str, str]) -> str:
-    """The prompt with its places filled all at once, so that braces in what fills them mean nothing."""
-    return re.sub(r"\{(\w+)\}", lambda m: places.get(m[1], m[0]), prompt)
-
-
-def _require_places(name: str, prompt: str, *places: str) -> None:
-    missing = [place for place in places if f"{{{place}}}" not in prompt]
-    if missing:
-        raise ConfigError(f"{name}: the prompt has no place {{{missing[0]}}}; the judge would not see what it judges.")

@@ -6,7 +6,7 @@ import pytest
 
 from everlearn.errors import ConfigError, DataError
 from everlearn.examples import Example, Message
-from everlearn.metrics.text import ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
+from everlearn.metrics.text import Contains, ExactMatch, NumericMatch, PrefixMatch, ReasoningGym
 from everlearn.types import Metric, Reply
 
 
@@ -98,3 +98,18 @@ def test_reasoning_gyms_own_verifier_is_asked():
     assert [metric.score(asked, Reply(text=text)) for text in ("4\n", "5", "", "it is 4")] == [1, 0, 0, 1 / 7]
     with pytest.raises(ConfigError, match="chain_smu"):
         ReasoningGym("chain_smu").score(asked, Reply(text="4"))
+
+
+def test_a_target_is_found_anywhere_in_a_sentence_by_whole_words() -> None:
+    found = Contains()
+    for target, reply, score in (
+        ("Oslo", "She was born in OSLO.", 1),
+        ("in Oslo", "born in Oslo", 1),
+        ("in Oslo", "in the town of Oslo", 0),
+        ("Oslo", "in Oslos", 0),
+        ("", "so", 0),
+    ):
+        assert found.score(example(target), Reply(reply)) == score, (target, reply)
+    many = Example(messages=example("Oslo").messages, metadata={"answers": ["Oslo", "Kristiania"]})
+    assert found.score(many, Reply("it was called Kristiania then")) == 1
+    assert found.question == "generate"

@@ -1,7 +1,7 @@
 """A server on this machine that speaks as vLLM and SGLang do, with a toy behind it and every request written down."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,10 +28,12 @@ class StandIn:
     Args:
         processed: whether log-probabilities count temperature and top_p.
         troubles: answers given first, before any other; a number is seconds to wait before answering.
+        chat: from what is asked as a conversation to what is answered.
     """
 
     processed: bool = True
     troubles: list[Answer | float] = field(default_factory=list)
+    chat: Callable[[dict[str, Any]], Any] = lambda body: {}
     asked: list[tuple[str, dict[str, Any], str | None]] = field(default_factory=list)
     models: dict[str, LanguageModel] = field(default_factory=lambda: {"base": lively_model()})
     url: str = ""
@@ -45,6 +47,8 @@ class StandIn:
                 if not isinstance(trouble, float):
                     return trouble
                 sleep(trouble)
+            if path == "/v1/chat/completions":
+                return 200, self.chat(body), {}
             return self._adapters(path, body) or self._completions(path, body)
 
     def _adapters(self, path: str, body: dict[str, Any]) -> Answer | None:

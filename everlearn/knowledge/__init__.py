@@ -1,0 +1,1 @@
+"""Whether facts that were taught are known, in the form they were taught in and in others."""
