@@ -168,10 +168,12 @@ def test_a_round_that_was_stopped_while_it_learned_goes_on_there_bit_for_bit(str
 
 
 def test_a_round_that_was_stopped_at_once_while_it_was_judged_ends_as_if_it_had_not_been(
-    straight: tuple[Path, RunFolder],
+    straight: tuple[Path, RunFolder], request: pytest.FixtureRequest
 ) -> None:
     folder, whole = straight
     out = folder / "stopped at once"
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs in the background may ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, old))
     with pytest.raises(KeyboardInterrupt):
         flywheel(learner(folder), WHEEL, 2, out, StopsAt("scoring texts", 2, first=2))
     assert len(RunFolder(out).events()) == 2  # the start and the first round
