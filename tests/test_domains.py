@@ -34,8 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     out = tmp_path_factory.mktemp("study")
     toy = str(toy_folder(out / "toy"))
-    small = Study(folder, out, *COUNTS[::2], COUNTS[1], 1, 1, (0, 1), 1, toy, only=("replay_25", "together"))
-    return small
+    return Study(folder, out, *COUNTS[::2], COUNTS[1], 1, 1, (0,), 1, toy, only=("replay_25", "together"))
 
 
 def test_bits_per_byte_are_of_the_corpus_and_not_the_mean_over_documents() -> None:
@@ -119,11 +118,15 @@ def test_the_runs_of_a_toy_make_a_page_that_keeps_its_figures(study: Study) -> N
             learned(job)
     found = {name: [job.told or {} for job in own] for name, own in jobs.items()}
     first = found["plain"][0]
-    assert bits(first)[0] == bits(found["replay_25"][1])[0], "the base is the same for all"
-    assert fallen(bits(first)) and first["kept"] == 0 < found["replay_25"][0]["kept"]
+    assert bits(first)[0] == bits(found["replay_25"][0])[0], "the base is the same for all"
+    assert fallen(bits(first))
+    assert first["kept"] == 0 < found["replay_25"][0]["kept"]
     page = written(study, found, dict.fromkeys(jobs, 1e-2))
-    assert page.startswith("# Three domains") and page.endswith(READING)
-    assert "6 of 6 runs" in page and "| plain | wikipedia |" in page and "| together | all |" in page
+    assert page.startswith("# Three domains")
+    assert page.endswith(READING)
+    assert "3 of 3 runs" in page
+    assert "| plain | wikipedia |" in page
+    assert "| together | all |" in page
     assert not (jobs["plain"][0].folder / "blobs").exists()
     drawn(found, study.out)
     files = sorted(file.stem for file in study.out.glob("*.svg"))
