@@ -81,11 +81,11 @@ class Study:
 
     text: Path
     out: Path
-    documents: int = 160
-    tests: int = 40
+    documents: int = 112
+    tests: int = 32
     watched: int = 6
     every: int = 5
-    per_ability: int = 16
+    per_ability: int = 8
     seeds: tuple[int, ...] = (0, 1, 2)
     frozen: int = 20
     model: str = "embedded"
