@@ -13,8 +13,8 @@ one of all layers; "full" means all parameters above. The learning rates of `pla
 that learn the domains best, as each was just learned, on documents of their own under seed 100, which is none of the
 table's; all other arms take `plain`'s. Nothing else was tuned.
 
-It can be stopped and started again. `--documents`, `--tests`, `--seeds`, `--frozen 0` (without latent replay) and
-`--model` let it grow.
+It can be stopped and started again. `--documents`, `--tests`, `--seeds` and `--frozen 0` (without latent replay) let it
+grow. The whole has not been run yet; ninety minutes on two cores are guessed from a few runs on a busy machine.
 """
 
 import time
