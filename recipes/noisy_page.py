@@ -60,8 +60,8 @@ def _groups(found: Runs) -> list[str]:
     names = list(found["plain"][0].groups)
     lines = [
         "Loss on the probe, documents of the held-out articles that are spoilt as the corpus is. Its tokens were",
-        "chosen once, before the first step: the 60 % with the highest excess loss over the curated reference, the same for",
-        "all arms of a seed. Then by kind of document.",
+        "chosen once, before the first step: the 60 % with the highest excess loss over the curated reference, the",
+        "same for all arms of a seed. Then by kind of document.",
         "",
         "| | " + " | ".join(names) + " |",
         "|---" * (len(names) + 1) + "|",

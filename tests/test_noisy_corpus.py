@@ -1,20 +1,22 @@
-"""The recipe of the noisy corpus: what is spoilt and how much, that no article is in two parts, the page, a speed-up."""
+"""The recipe of the noisy corpus: what is spoilt, that no article is in two parts, the page, a speed-up."""
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
+from everlearn.examples import Example
 from recipes.noisy_corpus import ARMS, LIKE, rates
 from recipes.noisy_curve import Curve
 from recipes.noisy_page import page, picture
 from recipes.noisy_text import KINDS, parts, replaced, shuffled, spoilt, titled
 
-PARAGRAPH = " word{} of an article that is long enough to be cut . \n"
+PARAGRAPH = " word{} in line {} of an article that is long enough to be cut . \n"
 
 
 def made(count: int) -> list[str]:
-    return [f" = Title {i} = \n \n" + "".join(PARAGRAPH.format(i) for _ in range(12)) for i in range(count)]
+    return [f" = Title {i} = \n \n" + "".join(PARAGRAPH.format(i, line) for line in range(12)) for i in range(count)]
 
 
 def test_a_file_is_parted_at_titles_and_not_at_headings_inside_articles() -> None:
@@ -29,7 +31,8 @@ def test_half_of_the_words_are_replaced_from_the_pool_and_white_space_stays() ->
     found = replaced(text, ["other"], random.Random(0))
     # 4000 words at 1/2 each: 2000, standard deviation 32.
     assert abs(Counter(found.split())["other"] - 2000) < 130
-    assert len(found.split()) == 4000 and found.count("\n") == 2000
+    assert len(found.split()) == 4000
+    assert found.count("\n") == 2000
     assert replaced(text, ["other"], random.Random(0), share=0.0) == text
     assert set(replaced(text, ["other"], random.Random(0), share=1.0).split()) == {"other"}
 
@@ -37,7 +40,8 @@ def test_half_of_the_words_are_replaced_from_the_pool_and_white_space_stays() ->
 def test_shuffled_words_are_the_same_words_and_white_space_stays() -> None:
     text = "a b\nc  d e f g h"
     found = shuffled(text, random.Random(1))
-    assert sorted(found.split()) == sorted(text.split()) and found != text
+    assert sorted(found.split()) == sorted(text.split())
+    assert found != text
     assert [c for c in found if c.isspace()] == [c for c in text if c.isspace()]
 
 
@@ -53,13 +57,14 @@ def test_half_of_the_documents_are_clean_and_a_quarter_of_each_kind_spoilt() -> 
 def test_no_article_is_in_two_parts_and_what_is_asked_is_the_same_for_all_seeds() -> None:
     found = made(60)
 
-    def numbers(examples: object) -> set[str]:
-        return {word for e in examples for word in e.text.split() if word.startswith("word") and word != "word"}  # type: ignore[attr-defined]
+    def numbers(examples: Sequence[Example]) -> set[str]:
+        return {word for e in examples for word in e.text.split() if word.startswith("word")}
 
     one, other, tuning = (parts(found, seed, seed == 100, 200, 12) for seed in (0, 1, 100))
     clean = [e for e in one.corpus if e.metadata["kind"] != "words"]
     sets = [numbers(one.curated), numbers(clean), numbers(one.tests)]
-    assert all(sets) and not any(a & b for i, a in enumerate(sets) for b in sets[:i])
+    assert all(sets)
+    assert not any(a & b for i, a in enumerate(sets) for b in sets[:i])
     assert [e.text for e in one.tests] == [e.text for e in other.tests]
     assert not numbers(tuning.tests) & (numbers(one.tests) | numbers(one.curated) | numbers(clean))
     assert numbers(one.curated) != numbers(other.curated)
@@ -99,4 +104,5 @@ def test_the_page_and_the_picture_show_each_arm() -> None:
     assert "| slm-60 | 0.002 | 2.000 [2.000, 2.000] | -1.000 [-1.000, -1.000] | 1.33 [1.33, 1.33] |" in written
     assert "- plain: 0.002 3.000" in written
     drawn = picture(runs)
-    assert all(f">{arm}<" in drawn for arm in ARMS) and drawn == picture(runs)
+    assert all(f">{arm}<" in drawn for arm in ARMS)
+    assert drawn == picture(runs)
