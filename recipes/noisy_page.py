@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from io import StringIO
 from statistics import fmean
+from typing import Any
 
 import torch
 from matplotlib import rc_context
@@ -84,7 +85,7 @@ def _sweep(sweep: Mapping[tuple[str, float], float]) -> list[str]:
 
 def picture(found: Runs) -> str:
     """Two charts as SVG: the loss on clean held-out text, and on the probe's tokens that were not chosen."""
-    style = {"svg.fonttype": "none", "svg.hashsalt": "everlearn", "font.size": 9, "axes.spines.top": False}
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "everlearn", "font.size": 9, "axes.spines.top": False}
     with rc_context(style | {"axes.spines.right": False, "axes.grid": True, "grid.linewidth": 0.4}):
         figure = Figure(figsize=(9, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
