@@ -224,7 +224,16 @@ class Chain(Method):
         return examples
 
     def params(self, memory: Memory, model: LanguageModel) -> LanguageModel:
-        """Left to right."""
+        """Left to right.
+
+        Raises:
+            MethodError: if the memory is another chain's.
+        """
+        if len(memory) != len(self.methods):
+            raise MethodError(
+                f"the version remembers for {len(memory)} methods, and this chain has {len(self.methods)}: {self}. "
+                "Restore a version with the method that it was learned with."
+            )
         for m, mine in zip(self.methods, memory, strict=True):
             model = m.params(mine, model)
         return model

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 
+from everlearn.errors import MethodError
 from everlearn.examples import Batch
 from everlearn.method import (
     HOOKS,
@@ -94,3 +96,9 @@ def test_members_end_with_the_weights_that_those_to_their_left_merge() -> None:
     memory = method.end([None] * 4, ctx)
     assert [float(m["shown"]["w"]) for m in (memory[0], memory[2])] == [0.0, 1.0]
     assert float(method.merge(memory, {}, ctx.after, ctx)["w"]) == 11.0
+
+
+def test_a_version_of_another_chain_is_refused_in_words() -> None:
+    model, pair = toy_model(), chain(LoRA(rank=2), EWC())
+    with pytest.raises(MethodError, match="remembers for 2 methods, and this chain has 0"):
+        chain().params(pair.init(model), model)
