@@ -184,7 +184,7 @@ def loss_lines(title: str, losses: Mapping[str, Sequence[tuple[int, float]]], st
             colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.3, marker=marker, markersize=3, label=name)
         axes.legend(frameon=False, labelcolor=INK, fontsize=8.5, title="loss on", loc="upper left")
-        axes.margins(x=0.02)
+        axes.set_xlim(0, max(step for points in losses.values() for step, _ in points))
         axes.set_xlabel("optimiser step")
         axes.set_ylabel("loss, nats per token")
         return _svg(figure, title)
