@@ -87,18 +87,23 @@ def write_report(runs: Mapping[str, Run], path: Path) -> Path:
         raise ConfigError("a report needs a run at least; name the folder of one.")
     first = next(iter(runs.values())).matrix
     shown = [RunView(name, i, run, first if i else None) for i, (name, run) in enumerate(runs.items())]
-    engine = Environment(
+    engine = page_engine()
+    engine.globals.update(percent=percent, bracket=bracket, chance=chance, titled=titled, listed=listed)
+    engine.globals.update(MARKS=MARKS, ABSENT=ABSENT, cut=_cut, of=_of, expression=expression)
+    page = engine.get_template("report.html").render(_content(shown))
+    write_atomic(path, page)
+    return path
+
+
+def page_engine() -> Environment:
+    """What fills the templates of this folder; texts are escaped, and a name that is not there is an error."""
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    engine.globals.update(percent=percent, bracket=bracket, chance=chance, titled=titled, listed=listed)
-    engine.globals.update(MARKS=MARKS, ABSENT=ABSENT, cut=_cut, of=_of, expression=expression)
-    page = engine.get_template("report.html").render(_content(shown))
-    write_atomic(path, page)
-    return path
 
 
 def _content(runs: Sequence[RunView]) -> dict[str, Any]:

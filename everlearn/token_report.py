@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 
 from everlearn.config import show
@@ -20,6 +19,7 @@ from everlearn.files import write_atomic
 from everlearn.models.language_model import LanguageModel
 from everlearn.objectives.next_token import NextToken
 from everlearn.objectives.selective import Judged, Selective, live_losses
+from everlearn.report import page_engine
 from everlearn.types import Progress, Silent
 from everlearn.wording import ABSENT
 
@@ -123,13 +123,7 @@ def write_tokens(texts: Sequence[Text], objective: Selective, model: str, path: 
         model: its name.
         path: of the HTML file; a file there is replaced.
     """
-    engine = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    engine = page_engine()
     targets = [token for text in texts for token in text.targets]
     content: dict[str, Any] = {
         "texts": texts,
