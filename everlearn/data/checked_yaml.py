@@ -173,10 +173,11 @@ def _is(value: object, kind: str) -> bool:
 
 def _words(schema: Mapping[str, Any]) -> str:
     kind = schema["type"]
-    bounds = [f"{word} {schema[word]}" for word in ("minimum", "maximum") if word in schema]
+    least, most = schema.get("minimum"), schema.get("maximum")
+    bounds = "" if least is None else f" of {least} or more" if most is None else f" from {least} to {most}"
     named = _IN_WORDS.get(kind, f"a{'n' if kind == 'integer' else ''} {kind}")
     keys = f" with the keys {', '.join(schema['properties'])}" if kind == "object" and "properties" in schema else ""
-    return named + keys + (f" ({', '.join(bounds)})" if bounds else "")
+    return named + keys + bounds
 
 
 def _bounds(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:

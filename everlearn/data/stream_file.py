@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from pkgutil import resolve_name
@@ -275,6 +275,7 @@ def _experience(spec: Mapping[str, Any], part: _Parts, closed: bool) -> Experien
     else:
         metric = default_metric(part.test, closed)
     found = experience(spec["name"], part.train, part.test, part.validation, metric, part.labels)
+    found = replace(found, length=spec.get("length"))
     return taught_by(found, spec["objective"]) if "objective" in spec else found
 
 

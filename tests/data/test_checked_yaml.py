@@ -57,7 +57,7 @@ def test_anchors_and_merges_are_read(tmp_path: Path) -> None:
         ("name: 3", "1: name: 3 is not a text; put it in quotes"),
         ("name: yes", "1: name: True is not a text; put it in quotes"),
         ("name: ''", "1: name: is empty"),
-        ("name: x\npart: 1.5", r"2: part: 1.5 is not a number \(minimum 0, maximum 1\)"),
+        ("name: x\npart: 1.5", r"2: part: 1.5 is not a number from 0 to 1"),
         ("name: x\npart: true", "2: part: True is not a number"),
         ("name: x\ncount: 1.5", "2: count: 1.5 is not an integer"),
         ("name: x\nlive: 1", "2: live: 1 is not true or false"),

@@ -143,6 +143,13 @@ def test_a_limit_leaves_some_rows_of_each_part(write: Write) -> None:
     assert (len(e.train) + len(e.validation), len(e.test)) == (60, 7)
 
 
+def test_an_experience_may_be_longer_than_the_recipe_says(write: Write) -> None:
+    stream = load_stream(write("experiences:\n" + A + B.replace("}", ", length: 4096}")))
+    assert [e.length for e in stream.experiences] == [None, 4096]
+    with pytest.raises(ConfigError, match="length: 1 is not an integer of 2 or more"):
+        load_stream(write("experiences:\n" + A.replace("}", ", length: 1}")))
+
+
 def test_an_objective_is_taken_from_the_file(write: Write) -> None:
     e = load_stream(
         write("experiences:\n" + A.replace("}", ', objective: "PolicyGradient(Exact(), group=4)"}'))
@@ -276,6 +283,7 @@ experiences:
     signal: demonstrations
     layout: auto
     objective: NextToken()
+    length: 512
     metric: Choice()
     labels: ["yes", "no"]
     limit: {train: 90, validation: 5, test: 9}
