@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from everlearn.data.packing import Row, collate, split_by_tokens, windows
-from everlearn.errors import DataError
+from everlearn.errors import DataError, ModelError
 from everlearn.examples import Batch, Encoded, Example, Message
 from everlearn.models.decoding import Ask
 from everlearn.models.generate import generate_asked
@@ -37,6 +37,9 @@ def answer(
         given: for each example, what the model is told beside its prompt; or nothing at all.
         tokens: most tokens in one forward pass. It may change a reply by rounding alone.
         progress: told after each forward pass.
+
+    Raises:
+        ModelError: if a model that chooses or predicts gives a token no number.
     """
     asked = list(zip(examples, given or [Given()] * len(examples), strict=True))
     watch = progress or Silent()
@@ -139,7 +142,7 @@ def choose(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) -> 
     ]
     totals: list[dict[int, float]] = [{} for _ in asked]
     for group, batch in _passes([row for _, _, row in units], tokens, model.packs, watch):
-        logprobs, at = model.token_scores(batch)[0].double(), 0
+        logprobs, at = _scores(model, batch)[0].double(), 0
         for i, first, row in (units[g] for g in group):
             sizes = [sum(d.supervised) for d in row.documents if any(d.supervised)]
             for number, size in enumerate(sizes, start=first):
@@ -165,12 +168,22 @@ def predict(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) ->
     loss, right, count = ([0.0] * len(asked) for _ in range(3))
     rows = [Row((w,), task=asked[i][1].task) for i, w in pieces]
     for group, batch in _passes(rows, tokens, False, watch):
-        scores, hits = model.token_scores(batch)
+        scores, hits = _scores(model, batch)
         sizes = batch.supervised.sum(1).tolist()
         for row, s, h in zip(group, torch.split(scores, sizes), torch.split(hits, sizes), strict=True):
             i = pieces[row][0]
             loss[i], right[i], count[i] = loss[i] - float(s.sum()), right[i] + float(h.sum()), count[i] + len(s)
     return [Reply(loss=a / max(n, 1), right=b / max(n, 1)) for a, b, n in zip(loss, right, count, strict=True)]
+
+
+def _scores(model: LanguageModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    scores, hits = model.token_scores(batch)
+    if scores.isnan().any():  # the first of candidates without a number would pass for the likeliest
+        raise ModelError(
+            f"{model.name} gives tokens no probability (NaN): its weights hold NaN or have grown beyond all measure. "
+            "Go back to an earlier version; lower the learning rate, or the weights of a merge, before the next."
+        )
+    return scores, hits
 
 
 def _target(model: LanguageModel, example: Example, given: Given) -> Encoded:

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from everlearn.data.packing import Row, collate
-from everlearn.errors import DataError
+from everlearn.errors import DataError, ModelError
 from everlearn.examples import Encoded, Example, Message
 from everlearn.models.answers import answer, length, longest, posed
 from everlearn.models.language_model import LanguageModel
 from everlearn.testing.toys import question, toy_model
-from everlearn.types import Given
+from everlearn.types import Given, Question
 from tests.models.lively import lively_model
 
 CANDIDATES = ("red", "green", "a very blue one", "x")
@@ -46,6 +46,15 @@ def test_an_examples_own_choices_come_first() -> None:
     own = Example(messages=EXAMPLES[0].messages, choices=("no", "yes"))
     (reply,) = answer(toy_model(), "choose", [own], [Given(CANDIDATES)])
     assert reply.text in own.choices
+
+
+@pytest.mark.parametrize("asked", ["choose", "predict"])
+def test_a_model_without_numbers_is_no_judge(asked: Question) -> None:
+    model = toy_model()
+    with torch.no_grad():
+        next(iter(model.parameters().values())).fill_(torch.nan)
+    with pytest.raises(ModelError, match="NaN.*earlier version"):
+        answer(model, asked, EXAMPLES, OFFERS)
 
 
 def test_prediction_averages_over_the_tokens_of_each_text() -> None:
