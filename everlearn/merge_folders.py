@@ -4,7 +4,6 @@ What is written is whole or not there at all: config.json, tokenizer and the res
 files cut as the base's are, and merge.json, which says what was merged: hashes of all files read, the rule, the seed.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain as join
@@ -18,9 +17,10 @@ from everlearn.config import dump, parse_method, show
 from everlearn.errors import ConfigError, ModelError, RegistryError
 from everlearn.files import atomic_folder, read_json, sha256_file, write_json
 from everlearn.merge_rules import Merging
+from everlearn.merge_vocabularies import NEW, Grown, Vocabulary, copy_small, grown_folder, grown_version, shared
 from everlearn.method import chain
 from everlearn.methods.adapters import LoRA
-from everlearn.models.load import FILES, identity, locate
+from everlearn.models.load import identity, locate
 from everlearn.models.peft_format import CONFIG as ADAPTER
 from everlearn.models.peft_format import WEIGHTS, read_peft
 from everlearn.run_folder import RunFolder, environment
@@ -59,6 +59,11 @@ class Base:
         return found
 
     @property
+    def vocabulary(self) -> Vocabulary:
+        """Its tensors with a row for each token, and where its tokenizer lies."""
+        return Vocabulary.of(self.name, self.folder, self.tensors, self.settings)
+
+    @property
     def turned(self) -> bool:
         """Whether linear layers inside lie as (in, out)."""
         return self.settings.get("model_type") in TURNED
@@ -66,10 +71,11 @@ class Base:
 
 @dataclass(frozen=True)
 class Read:
-    """A model that was opened, and the files that it is read from."""
+    """A model that was opened, the files that it is read from, and what it has beyond the base's vocabulary."""
 
     model: Model
     files: tuple[Path, ...]
+    grown: Grown | None = None
 
 
 def merge_folders(
@@ -103,15 +109,19 @@ def merge_folders(
     task = Combination(
         rule, tensors, [o.model for o in opened], plan.weights, plan.seed, plan.memory, progress or Silent()
     )
-    about = _about(found, opened, task)
+    grown = shared([(o.model.name, o.grown) for o in opened], plan.weights, found.vocabulary)
+    about = _about(found, opened, task) | ({"new_tokens": list(grown.tokens.values())} if grown else {})
     with atomic_folder(out) as folder:
         blocks = task.blocks()
         for path, inside in found.files.items():
-            write_rows(folder / path.name, inside, join.from_iterable(_next(blocks, name) for name in inside))
-        for pattern in FILES:
-            for small in sorted(found.folder.glob(pattern)):
-                if small.suffix != ".safetensors" and small.name != REPORT:
-                    shutil.copyfile(small, folder / small.name)
+            parts = {name: _next(blocks, name) for name in inside}  # each is asked for when it is written
+            if grown:
+                parts = {name: grown.spliced(name, part, plan.memory) for name, part in parts.items()}
+            like = grown.wider(inside) if grown else inside
+            write_rows(folder / path.name, like, join.from_iterable(parts.values()))
+        copy_small(found.folder, folder, (REPORT,))
+        if grown:
+            grown.finish(folder, found.vocabulary)
         write_json(folder / REPORT, about)
     return out
 
@@ -173,9 +183,10 @@ def _folder(name: str, place: Path, base: Base) -> Read:
             f"{name} {what}, beside {base.name}; merge models of one architecture, saved alike (with or without tied "
             "weights)."
         )
-    _require_shapes(name, whole, base)
-    _require_vocabulary(name, place, base)
-    return Read(Model(name, whole), tuple(files))
+    grown = grown_folder(name, place, whole, base.vocabulary)
+    old = grown.without(whole, base.vocabulary) if grown else whole
+    _require_shapes(name, old, base)
+    return Read(Model(name, old), tuple(files), grown)
 
 
 def _adapter(name: str, place: Path, base: Base) -> Read:
@@ -204,10 +215,14 @@ def _version(name: str, run: RunFolder, version: str, base: Base) -> Read:
         a, b = (_all(stored.pop(f"{layer}.{k}")) for k in "AB")
         turned = base.turned and not layer.endswith("lm_head")
         pairs[_known(f"{layer}.weight", name, base)] = _product(a, b, _scale(name, about["method"]), turned)
-    whole = {_known(n, name, base): tensor for n, tensor in stored.items()}
+    grown = grown_version(name, manifest, run.root / "blobs", stored, base.vocabulary)
+    whole = {_known(n, name, base): tensor for n, tensor in stored.items() if not (grown and NEW in n)}
+    whole = grown.without(whole, base.vocabulary) if grown else whole
     _require_shapes(name, whole, base)
     _require_products(name, pairs, base)
-    return Read(Model(name, whole, pairs), tuple(blobs[b] for b in sorted(blobs)))
+    rest = {manifest["skeleton"], *(entry["blob"] for entry in manifest["memory"])} if grown else set()
+    files = tuple(run.root / "blobs" / b for b in sorted({*blobs, *rest}))
+    return Read(Model(name, whole, pairs), files, grown)
 
 
 def _scale(name: str, method: str) -> float:
@@ -254,16 +269,6 @@ def _require_products(model: str, pairs: Mapping[str, tuple[Tensor, Tensor]], ba
         shape, known = (left.shape[0], right.shape[1]), base.tensors[name].shape
         if shape != known:
             raise ModelError(f"{model} adapts {name} as {shape}, and in {base.name} it is {known}; name its own base.")
-
-
-def _require_vocabulary(model: str, place: Path, base: Base) -> None:
-    """Two tokenizers that are there have to give the same numbers to the same pieces."""
-    mine, theirs = (folder / "tokenizer.json" for folder in (base.folder, place))
-    if not mine.is_file() or not theirs.is_file() or mine.read_bytes() == theirs.read_bytes():
-        return
-    one, other = (dict(read_json(file)).get("model", {}).get("vocab") for file in (mine, theirs))
-    if one != other:
-        raise ModelError(f"{model} has another vocabulary than {base.name}: its tokenizer numbers pieces otherwise.")
 
 
 def _next(blocks: Iterator[tuple[str, Iterator[Tensor]]], name: str) -> Iterator[Tensor]:

@@ -4,6 +4,7 @@ A file is eight bytes with the length of a header, the header in JSON, then the 
 mapped into memory, so that what a process takes is what it holds.
 """
 
+import functools
 import itertools
 import json
 from collections.abc import Iterable, Mapping
@@ -103,6 +104,63 @@ class Stored:
             raise ModelError(f"{self.path} is cut short; fetch or save it again.")
         found = torch.frombuffer(data, dtype=self.dtype) if data else torch.empty(0, dtype=self.dtype)
         return found.reshape(stop - start, columns)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Rows of several tensors, one span after the other.
+
+    Args:
+        spans: tensors, each with its first row and the one after its last.
+    """
+
+    spans: tuple[tuple[Rows, int, int], ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That which holds all of them."""
+        return functools.reduce(torch.promote_types, [tensor.dtype for tensor, _, _ in self.spans])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """All rows, and the first tensor's columns."""
+        return (sum(end - first for _, first, end in self.spans), *self.spans[0][0].shape[1:])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some of the rows."""
+        found, at = [], 0
+        for tensor, first, end in self.spans:
+            low, high = max(start - at, 0), min(stop - at, end - first)
+            if low < high:
+                found.append(tensor.rows(first + low, first + high))
+            at += end - first
+        return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of several models' rows.
+
+    Args:
+        parts: of one shape.
+        weights: one for each.
+        dtype: of the mean, which is taken in float64.
+    """
+
+    parts: tuple[Rows, ...]
+    weights: tuple[float, ...]
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of each part."""
+        return self.parts[0].shape
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some of the rows."""
+        shares = zip(self.weights, self.parts, strict=True)
+        total = torch.stack([weight * part.rows(start, stop).double() for weight, part in shares]).sum(0)
+        return (total / sum(self.weights)).to(self.dtype)
 
 
 def extent(shape: tuple[int, ...]) -> tuple[int, int]:

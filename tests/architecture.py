@@ -30,7 +30,7 @@ GROUPS = tuple(  # imports point down: a module imports from its own line and fr
     methods agents
     learner reference_weights checkpoint watch evaluate validation registry run_folder stopping
     drawn_pairs selecting knowledge synthesis
-    fold references merge_folders flywheel adaptation
+    fold references merge_vocabularies merge_folders flywheel adaptation
     rebase_folders
     wording figures run_view verdict
     grid

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from everlearn.errors import ModelError
-from everlearn.tensor_files import INDEX, KINDS, Held, extent, model_files, read_header, write_rows
+from everlearn.tensor_files import INDEX, KINDS, Held, Mean, Spans, extent, model_files, read_header, write_rows
 
 TENSORS = {
     "matrix": torch.arange(12.0).reshape(4, 3),
@@ -67,6 +67,19 @@ def test_a_file_that_is_cut_short_is_noticed_where_it_is_read(tmp_path: Path) ->
     assert stored.rows(0, 3).shape == (3, 4)
     with pytest.raises(ModelError, match="cut short"):
         stored.rows(3, 4)
+
+
+def test_spans_are_rows_of_several_tensors_and_a_mean_is_taken_row_by_row() -> None:
+    one, two = Held(torch.arange(8.0).view(4, 2)), Held(torch.arange(8.0, 12).view(2, 2).double())
+    spans = Spans(((one, 0, 1), (two, 0, 2), (one, 2, 2), (one, 3, 4)))
+    expected = torch.tensor([[0.0, 1], [8, 9], [10, 11], [6, 7]]).double()
+    assert (spans.shape, spans.dtype) == ((4, 2), torch.float64)
+    for start in range(4):
+        for stop in range(start + 1, 5):
+            assert torch.equal(spans.rows(start, stop).double(), expected[start:stop])
+    mean = Mean((one, spans), (3.0, 1.0), torch.float32)
+    assert mean.shape == (4, 2)
+    assert mean.rows(1, 3).tolist() == [[3.5, 4.5], [5.5, 6.5]]  # (3 * 2 + 8) / 4 and so on
 
 
 def test_the_index_says_which_files_are_the_model(tmp_path: Path) -> None:

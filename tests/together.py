@@ -18,7 +18,7 @@ import torch
 
 from everlearn.checkpoint import find, keep
 from everlearn.errors import ConfigError, EverlearnError, Interrupted, RegistryError
-from everlearn.examples import Example
+from everlearn.examples import Example, Plan
 from everlearn.learner import Learner, learn
 from everlearn.method import Context, Method, Tensors, chain
 from everlearn.methods.adapters import LoRA
@@ -33,6 +33,8 @@ from everlearn.watch import Watch
 
 RECIPE = Recipe(AdamW(learning_rate=1e-2, clip=0.5), batch_size=5, length=64, tokens=128, epochs=2, patience=9)
 STREAM = Stream(toy_stream(8).experiences[:2])
+FEW: dict[str, Any] = {"share": 0.05, "tokens": 1}
+"""Tokens chosen of steps with a pass for each row, so that in some passes there are none."""
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
 
 
@@ -123,15 +125,22 @@ def small() -> dict[str, Any]:
     return {"weights": dict(learn(learner, model, learner.start(model), lone).weights)}
 
 
-def selective(out: Path, score: Any) -> dict[str, Any]:
-    """Steps whose tokens are chosen among those of all passes, beside a reference that is put into `out`."""
+def selective(out: Path, score: Any, share: float = 0.5, tokens: int = 128) -> dict[str, Any]:
+    """Steps whose tokens are chosen among those of all passes, beside a reference that is put into `out`.
+
+    And what the last version chooses of the first experience, token by token, where `steps` says it.
+    """
     reference = launched().by_main(lambda: str(toy_folder(out / "reference", seed=1)))
-    objective = Selective(reference, 0.5, score, folder=str(out))
-    learner, model = Learner("toy", chain(), replace(RECIPE, patience=None)), toy_model()
+    objective = Selective(reference, share, score, folder=str(out))
+    recipe, rows = replace(RECIPE, patience=None, tokens=tokens), list[Any]()
+    learner, model = Learner("toy", chain(), recipe), toy_model()
     state = learner.start(model)
     for experience in STREAM:
-        state = learn(learner, model, state, replace(experience, objective=objective))
-    return {"weights": dict(state.weights)}
+        state = learn(learner, model, state, replace(experience, objective=objective), Watch(log=rows.append))
+    drawn = objective.steps(model, STREAM.experiences[0].train, Plan(recipe.batch_size, tokens, recipe.length))
+    chosen = [[(b.at_targets("chosen") > 0).tolist() for b in step.batches if "chosen" in b.values] for step in drawn]
+    kept = [{"loss": r["loss"], "norm": r["norm"], **r.get("notes", {})} for r in rows if "loss" in r]
+    return {"weights": dict(state.weights), "rows": kept, "chosen": chosen}
 
 
 def talked(out: Path) -> dict[str, Any]:
@@ -179,6 +188,8 @@ def done(task: str, out: Path) -> dict[str, Any]:
             return resumed(out, name)
         if kind == "selective":
             return selective(out, name)
+        if kind == "few":
+            return selective(out, name, **FEW)
         return talked(out) if kind == "talked" else small()
     except EverlearnError as error:
         return {"error": str(error)}

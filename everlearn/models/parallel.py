@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, TypeVar, TypeVarTuple
 
 import torch
@@ -37,7 +37,7 @@ from everlearn.errors import ConfigError, EverlearnError
 from everlearn.examples import Batch, Step
 from everlearn.models.adapted import HALF, adapted
 from everlearn.models.language_model import LanguageModel
-from everlearn.types import Memory
+from everlearn.types import Memory, Model
 from everlearn.weights import pack, unpack
 
 Sharding = Literal["replicated", "sharded"]
@@ -105,8 +105,7 @@ class Processes:
         if self.plugin is not None:  # FSDP2 has averaged them in each backward pass
             return {name: grad * self.count for name, grad in grads.items()}
         summed = {name: grad.contiguous() for name, grad in grads.items()} if self.count > 1 else dict(grads)
-        pending = [dist.all_reduce(grad, async_op=True) for grad in summed.values()] if self.count > 1 else []
-        for work in pending:
+        for work in [dist.all_reduce(grad, async_op=True) for grad in summed.values() if self.count > 1]:
             work.wait()
         return summed
 
@@ -224,6 +223,12 @@ def launched() -> Processes:
     return Processes(here.process_index, here.num_processes, here.device, plugin)
 
 
+def passes(model: Model) -> Pass:
+    """How forward passes are made with a model as it lies: where it is sharded, by all processes together."""
+    module = model.module if isinstance(model, LanguageModel) else None
+    return partial(_pass, module) if isinstance(module, FSDPModule) else _call
+
+
 def total_norm(tensors: Mapping[str, Tensor]) -> float:
     """The Euclidean norm of all tensors together; of sharded ones, of all their parts."""
     norm = torch.nn.utils.get_total_norm(list(tensors.values()))
@@ -264,33 +269,31 @@ def _shard(model: LanguageModel, plugin: FullyShardedDataParallelPlugin) -> Pass
     """Shard a model's layers and what is left of it, unless it is sharded; how to make forward passes with it."""
     module: Any = model.module
     if not isinstance(module, FSDPModule):
-        assert model.splits_head in (True, False)  # probed now, since a probe is a forward pass of its own
-        assert model.packs in (True, False)
+        assert {model.splits_head, model.packs} <= {True, False}  # probed now: a probe is a forward pass of its own
         for layer in adapted(module).values():
             layer.separate()
         plugin.set_auto_wrap_policy(module)
         layer = fsdp2_prepare_auto_wrap_policy(plugin, module)
         # Gradients of half precision are summed in float32; others in their own precision.
-        half = any(p.dtype in HALF for p in module.parameters())
-        policy = MixedPrecisionPolicy(reduce_dtype=torch.float32 if half else None)
-        options: dict[str, Any] = {"offload_policy": plugin.cpu_offload, "mp_policy": policy}
+        summed = torch.float32 if any(p.dtype in HALF for p in module.parameters()) else None
+        policies = {"offload_policy": plugin.cpu_offload, "mp_policy": MixedPrecisionPolicy(reduce_dtype=summed)}
         for part in [m for m in module.modules() if m is not module and layer is not None and layer(m)]:
-            fully_shard(part, reshard_after_forward=plugin.reshard_after_forward, **options)
+            fully_shard(part, reshard_after_forward=plugin.reshard_after_forward, **policies)
         # The loss reads the head's weight beside the module's own forward, so that all of it runs as one forward of
         # the outermost unit: FSDP2 gathers before, and prepares the backward pass after.
         module.everlearn_pass = _call
-        fully_shard(module, **options)
+        fully_shard(module, **policies)
         register_fsdp_forward_method(module, "everlearn_pass")
         module.everlearn_pass(lambda: None)  # makes this unit the outermost one
-
-    def make(work: Callable[[], Any]) -> Any:
-        value = module.everlearn_pass(work)
-        if not torch.is_grad_enabled():
-            module.reshard()  # no backward pass will
-        return value
-
     module.reshard()
-    return make
+    return passes(model)
+
+
+def _pass(module: Any, work: Callable[[], Any]) -> Any:
+    value = module.everlearn_pass(work)
+    if not torch.is_grad_enabled():
+        module.reshard()  # no backward pass will
+    return value
 
 
 def _call(work: Callable[[], Any]) -> Any:

@@ -134,7 +134,7 @@ def grow_vocabulary(model: LanguageModel, first: int, growths: Sequence[Growth])
         ModelError: if the model has grown otherwise, its embedding is adapted, or the tokenizer has more tokens than
             the model has rows.
     """
-    _add_tokens(model, first, growths)
+    add_tokens(model.tokenizer, model.name, first, [token for growth in growths for token in growth.tokens])
     embedding, head = _layers(model, first)
     tied = head.new is embedding.new
     for number, growth in enumerate(growths):
@@ -150,6 +150,31 @@ def grow_vocabulary(model: LanguageModel, first: int, growths: Sequence[Growth])
     config = _config(model)
     config.vocab_size = embedding.num_embeddings
     return [*embedding.new, *([] if tied else head.new)]
+
+
+def add_tokens(tokenizer: Any, name: str, first: int, tokens: Sequence[str]) -> None:
+    """Number new tokens on from `first`; a tokenizer that has them already has them at these numbers.
+
+    Args:
+        tokenizer: which they join.
+        name: of its model.
+        first: how many tokens it had before any of them.
+        tokens: all that joined, in order.
+
+    Raises:
+        ModelError: if it cannot number them so.
+    """
+    known = len(tokenizer)
+    added = [AddedToken(token, normalized=False) for token in tokens[max(0, known - first) :]]
+    if added:
+        tokenizer.add_tokens(added)
+    numbers = tokenizer.convert_tokens_to_ids(list(tokens))
+    wrong = [token for place, token in enumerate(tokens) if numbers[place] != first + place]
+    if known < first or wrong:
+        raise ModelError(
+            f"{name}: its tokenizer, of {known} tokens, cannot number {wrong[:3] or list(tokens[:3])} from {first} on; "
+            "new tokens are none of its own, each comes once, and a version goes with the tokenizer it was made with."
+        )
 
 
 def is_tied(module: Any) -> bool:
@@ -183,23 +208,6 @@ def save_grown(model: LanguageModel, folder: Path) -> None:
         whole = {name: value for name, value in whole.items() if name == kept or name not in tied}
     module.save_pretrained(folder, state_dict=whole)
     model.tokenizer.save_pretrained(folder)
-
-
-def _add_tokens(model: LanguageModel, first: int, growths: Sequence[Growth]) -> None:
-    """Number new tokens on from `first`; a tokenizer that has them already has them at these numbers."""
-    tokenizer: Any = model.tokenizer
-    names = [token for growth in growths for token in growth.tokens]
-    known = len(tokenizer)
-    added = [AddedToken(name, normalized=False) for name in names[max(0, known - first) :]]
-    if added:
-        tokenizer.add_tokens(added)
-    numbers = tokenizer.convert_tokens_to_ids(names)
-    wrong = [name for place, name in enumerate(names) if numbers[place] != first + place]
-    if known < first or wrong:
-        raise ModelError(
-            f"{model.name}: its tokenizer, of {known} tokens, cannot number {wrong[:3] or names[:3]} from {first} on; "
-            "new tokens are none of its own, each comes once, and a version goes with the tokenizer it was made with."
-        )
 
 
 def _layers(model: LanguageModel, first: int) -> tuple[GrownEmbedding, GrownHead]:

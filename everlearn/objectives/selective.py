@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from everlearn.errors import ConfigError, ModelError
 from everlearn.examples import Batch, Example, Plan, Step
 from everlearn.models.language_model import LanguageModel
-from everlearn.models.parallel import launched
+from everlearn.models.parallel import launched, passes
 from everlearn.models.token_losses import TokenLosses
 from everlearn.objectives.next_token import NextToken
 from everlearn.types import Model
@@ -119,18 +120,12 @@ class Selective:
 
         Raises:
             DataError: if a conversation is longer than `plan.length`.
-            ModelError: if the reference cannot be had or has other tokens, the model is no LanguageModel, or ranking
-                needs a pass that sharded parameters do not allow.
+            ModelError: if the reference cannot be had or has other tokens, or the model is no LanguageModel.
         """
         plain = NextToken(self.packed).steps(model, examples, plan)
         if self.share == 1:
             yield from plain
             return
-        if self.score == "excess" and self.ranking == "step" and launched().sharding == "sharded":
-            raise ModelError(
-                f"{self} reads a step once more to rank its tokens, and parameters are sharded, so that no process can "
-                'read alone; set ranking="pass", or a score by the reference alone.'
-            )
         with closing(self.opened(model)) as losses:
             for step in plain:
                 yield self._told(model, losses, step) if self._late(step) else self._marked(model, losses, step)
@@ -209,11 +204,17 @@ def top(scores: Tensor, share: float) -> Tensor:
 
 
 def live_losses(model: Model, batches: Sequence[Batch]) -> list[Tensor]:
-    """(N,) losses of each batch's supervised tokens, on the CPU; processes launched together read a part each."""
-    here = launched()
+    """(N,) losses of each batch's supervised tokens, on the CPU; processes launched together read a part each.
+
+    Where parameters are sharded, all make as many passes: one that has fewer reads the smallest batch for nothing.
+    """
+    here, forward = launched(), passes(model)
+    mine, most = batches[here.index :: here.count], math.ceil(len(batches) / here.count)
+    spare = sorted(batches, key=lambda batch: batch.tokens.numel())[:1] if here.sharding == "sharded" else []
     with torch.no_grad():
-        mine = [-model.token_logprobs(batch).double().cpu() for batch in batches[here.index :: here.count]]
-    parts = here.gather(mine)
+        read = [*mine, *spare * (most - len(mine))]
+        found = [-forward(partial(model.token_logprobs, batch)).double().cpu() for batch in read]
+    parts = here.gather(found[: len(mine)])
     return [parts[i % here.count][i // here.count] for i in range(len(batches))]
 
 

@@ -15,7 +15,7 @@ from everlearn.models.parallel import Processes, launched
 from everlearn.testing.toys import toy_model, toy_stream
 from everlearn.weights import equal
 from tests.killing import REPOSITORY
-from tests.together import METHODS, SHARDED, learned, selective, small
+from tests.together import FEW, METHODS, SHARDED, learned, selective, small
 
 Results = dict[str, dict[str, Any]]
 
@@ -30,14 +30,14 @@ def together(out: Path, sharding: str, *tasks: str) -> Results:
 @pytest.fixture(scope="module")
 def replicated(tmp_path_factory: pytest.TempPathFactory) -> Results:
     tasks = [*(f"learned:{name}" for name in METHODS), "resumed:plain", "small", "talked"]
-    tasks += ["selective:excess", "selective:loss"]
+    tasks += ["selective:excess", "selective:loss", "few:excess"]
     return together(tmp_path_factory.mktemp("replicated"), "replicated", *tasks)
 
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Results:
     tasks = ["learned:plain", "learned:lora_replay", "learned:ewc", "half:plain", "half:lora_replay"]
-    tasks += ["resumed:plain", "small", "talked", "selective:excess", "selective:loss"]
+    tasks += ["resumed:plain", "small", "talked", "selective:excess", "selective:loss", "few:excess"]
     return together(tmp_path_factory.mktemp("sharded"), "sharded", *tasks)
 
 
@@ -104,7 +104,8 @@ def test_a_step_of_one_row_is_learned_once(kind: str, request: pytest.FixtureReq
     require_same_weights(small()["weights"], results["small"]["weights"])
 
 
-@pytest.mark.parametrize(("kind", "score"), [("replicated", "excess"), ("replicated", "loss"), ("sharded", "loss")])
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+@pytest.mark.parametrize("score", ["excess", "loss"])
 def test_tokens_are_chosen_among_those_of_all_processes(
     kind: str, score: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -112,8 +113,15 @@ def test_tokens_are_chosen_among_those_of_all_processes(
     require_same_weights(selective(tmp_path, score)["weights"], found["weights"])
 
 
-def test_sharded_processes_refuse_what_needs_passes_beside_the_learning(sharded: Results) -> None:
-    assert 'ranking="pass"' in sharded["selective:excess"]["error"]
+@pytest.mark.parametrize("kind", ["replicated", "sharded"])
+def test_processes_with_unlike_numbers_of_passes_choose_what_one_does(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    one, two = selective(tmp_path, "excess", **FEW), request.getfixturevalue(kind)["few:excess"]
+    assert any(len(step) % 2 for step in one["chosen"])  # of the passes that score, one process makes one more
+    assert not all(any(part) for step in one["chosen"] for part in step)  # and some passes learn nothing
+    assert one["chosen"] == two["chosen"]
+    require_same(one, two)
 
 
 @pytest.mark.parametrize("kind", ["replicated", "sharded"])
