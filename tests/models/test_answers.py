@@ -53,7 +53,7 @@ def test_a_model_without_numbers_is_no_judge(asked: Question) -> None:
     model = toy_model()
     with torch.no_grad():
         next(iter(model.parameters().values())).fill_(torch.nan)
-    with pytest.raises(ModelError, match="NaN.*earlier version"):
+    with pytest.raises(ModelError, match=r"NaN.*earlier version"):
         answer(model, asked, EXAMPLES, OFFERS)
 
 
