@@ -55,17 +55,11 @@ def memory(quick: bool = False) -> list[Finding]:
     model = LanguageModel.open()
     documents = inputs.documents(model, ours.WHOLE.batch_size, ours.WHOLE.length, 0)
     rows = peer("trl_sft").as_rows([model.encode(e) for e in documents])
-    ways = {"activations kept here": False, "activations computed again on both sides": True}
-    return [
-        peaks(
-            f"{WORK}: peak memory, {way}",
-            ("benchmarks.ours:pretrain_once", checkpointing),
-            ("trl_sft:pretrain_once", rows),
-            Goal(0.7, least=False),
-            quick,
-        )
-        for way, checkpointing in ways.items()
-    ]
+    ways = {
+        f"{WORK}: peak memory, {way}": ("benchmarks.ours:pretrain_once", checkpointing)
+        for way, checkpointing in (("activations kept here", False), ("activations computed again on both sides", True))
+    }
+    return peaks(ways, ("trl_sft:pretrain_once", rows), Goal(0.7, least=False), quick)
 
 
 def latent(quick: bool = False) -> list[Finding]:

@@ -80,35 +80,38 @@ def memory(quick: bool = False) -> list[Finding]:
     model = LanguageModel.open()
     encoded = [model.encode(e) for e in inputs.rows(model, ours.SIZES, 0)]
     rows = [{"input_ids": list(e.tokens), "labels": _labels(e)} for e in encoded]
-    work = "the same: peak memory"
-    return [peaks(work, ("benchmarks.ours:train_long",), ("trl_sft:train_long", rows), Goal(0.6, least=False), quick)]
+    ways = {"the same: peak memory": ("benchmarks.ours:train_long",)}
+    return peaks(ways, ("trl_sft:train_long", rows), Goal(0.6, least=False), quick)
 
 
-def peaks(work: str, mine: Sequence[Any], theirs: Sequence[Any], goal: Goal, quick: bool) -> Finding:
-    """Peak memory of two functions of the same loss, each in fresh processes.
+def peaks(ways: Mapping[str, Sequence[Any]], theirs: Sequence[Any], goal: Goal, quick: bool) -> list[Finding]:
+    """Peak memory of functions of the same loss, each in fresh processes.
 
     Args:
-        work: what they do.
-        mine: "module:function" and its arguments; it gives the losses of its steps.
+        ways: by what is done, ours as "module:function" and its arguments; it gives the losses of its steps.
         theirs: the same of a module of `benchmarks.peers`; it gives the mean loss.
-        goal: of the ratio.
+        goal: of each ratio.
         quick: whether once is enough.
     """
-    found: list[tuple[float, float]] = []
+    found: dict[str, list[tuple[float, float]]] = {work: [] for work in ways}
     for _ in range(1 if quick else ROUNDS):
-        values, peak = fresh(mine[0], mine[1:])
         loss, other = fresh(f"benchmarks.peers.{theirs[0]}", theirs[1:])
-        close(sum(values) / len(values), loss)
-        found.append((peak, other))
-    return Finding(
-        work,
-        "TRL SFTTrainer, its defaults",
-        goal,
-        Spread(tuple(a / b for a, b in found)),
-        f"{Spread(tuple(a for a, _ in found)).show(0)} MB",
-        f"{Spread(tuple(b for _, b in found)).show(0)} MB",
-        "fresh processes, loading counted; same rows, steps and loss",
-    )
+        for work, mine in ways.items():
+            values, peak = fresh(mine[0], mine[1:])
+            close(sum(values) / len(values), loss)
+            found[work].append((peak, other))
+    return [
+        Finding(
+            work,
+            "TRL SFTTrainer, its defaults",
+            goal,
+            Spread(tuple(a / b for a, b in pairs)),
+            f"{Spread(tuple(a for a, _ in pairs)).show(0)} MB",
+            f"{Spread(tuple(b for _, b in pairs)).show(0)} MB",
+            "fresh processes, loading counted; same rows, steps and loss",
+        )
+        for work, pairs in found.items()
+    ]
 
 
 def instructions(quick: bool = False) -> list[Finding]:
