@@ -44,6 +44,16 @@ def rows(model: LanguageModel, sizes: Sequence[tuple[int, int]], seed: int) -> t
     return tuple(conversation(model, prompt, answer, draw) for prompt, answer in sizes)
 
 
+def documents(model: LanguageModel, count: int, tokens: int, seed: int) -> tuple[Example, ...]:
+    """Raw documents of exactly so many tokens each, the end token counted: a row that a document fills."""
+    draw = random.Random(seed)
+    made = tuple(Example(text=_text(model, tokens - 1, draw)) for _ in range(count))
+    sizes = [len(model.encode(e).tokens) for e in made]
+    if set(sizes) - {tokens}:
+        raise AssertionError(f"a document was to have {tokens} tokens, and they have {sizes}")
+    return made
+
+
 def instruction_sizes(count: int, seed: int, mean: int = 127) -> list[tuple[int, int]]:
     """Sizes like those of instruction data: lengths spread from half to about twice the mean, a tenth of it answer."""
     draw = random.Random(seed)

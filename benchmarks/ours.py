@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness import Sample, clock
-from benchmarks.inputs import lesson, rows
+from benchmarks.inputs import documents, lesson, rows
 from everlearn import (
     Example,
     LanguageModel,
@@ -25,6 +25,7 @@ from everlearn import (
 )
 from everlearn.examples import Plan
 from everlearn.learner import learn
+from everlearn.models.engine import Engine
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.rewards.reward import Answer
 from everlearn.watch import Watch
@@ -34,6 +35,9 @@ RATE = 2e-5
 
 LONG = Recipe(AdamW(learning_rate=RATE), batch_size=2, length=512, tokens=1024)
 """2 rows of 512 tokens in a step."""
+
+WHOLE = Recipe(AdamW(learning_rate=RATE), batch_size=2, length=1024, tokens=1024)
+"""2 rows of 1024 tokens in a step, one in a pass, for training all weights."""
 
 GROUPS = Recipe(AdamW(learning_rate=1e-6), batch_size=8, length=512, tokens=2048)
 """8 prompts in a step, at TRL's default rate for rewards."""
@@ -97,6 +101,18 @@ def train_long() -> list[float]:
     by = learner(LONG)
     model = by.open()
     return list(study(by, model, by.start(model), rows(model, SIZES, 0)).losses)
+
+
+def pretrainer(checkpointing: bool = False) -> Learner:
+    """The embedded model, all of it learning."""
+    return Learner("embedded", recipe=WHOLE, engine=Engine(checkpointing=checkpointing))
+
+
+def pretrain_once(checkpointing: bool) -> list[float]:
+    """A step of 2 x 1024 tokens in a process of its own; its loss."""
+    by = pretrainer(checkpointing)
+    model = by.open()
+    return list(study(by, model, by.start(model), documents(model, WHOLE.batch_size, WHOLE.length, 0)).losses)
 
 
 def typical(steps: Sequence[float]) -> float:

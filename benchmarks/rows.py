@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from benchmarks import continual, decoding, rewarding, scoring, selective, startup, training
+from benchmarks import continual, decoding, pretraining, rewarding, scoring, selective, startup, training
 from benchmarks.harness import DifferentError, Finding, NotThereError
 
 
@@ -44,5 +44,8 @@ ROWS: Mapping[str, Row] = {
     "growth": Row("2 -> 50 experiences: memory and step time", continual.growth),
     "overhead": Row("overhead of L2SP, EWC, Replay 10 % for each new token", continual.overhead),
     "selective": Row("selective language modelling: time of a step", selective.overhead),
+    "packed": Row(pretraining.WORK, pretraining.packed),
+    "packed-memory": Row(f"{pretraining.WORK}: peak memory", pretraining.memory),
+    "latent": Row("latent replay beside replay: time of a step", pretraining.latent),
     "start": Row("`import everlearn`; `everlearn --help`", startup.start),
 }

@@ -17,10 +17,11 @@ PACKAGES = ("everlearn", "torch", "transformers", "trl", "peft", "lm_eval")
 HEADER = ("work", "beside", "ratio", "goal", "met", "ours", "theirs", "the same on both sides")
 
 ABOUT = """\
-SmolLM2-135M-Instruct, LoRA of rank 16 on all linears, one thread. Both sides run in one process (memory: in fresh
-ones), interleaved; ratios are taken round by round, and their median is given with the least and the largest. Times are
-CPU time of the process, but for those said to be by the wall; on an accelerator they are by the wall. Speeds are per
-core. Our side of training counts its set-up, TRL's does not. A row without a ratio says why.
+SmolLM2-135M-Instruct, LoRA of rank 16 on all linears where a row does not say that all weights learn, one thread. Both
+sides run in one process (memory: in fresh ones), interleaved; ratios are taken round by round, and their median is
+given with the least and the largest. Times are CPU time of the process, but for those said to be by the wall; on an
+accelerator they are by the wall. Speeds are per core. Our side of training counts its set-up, TRL's does not. A row
+without a ratio says why.
 """
 
 

@@ -1,7 +1,7 @@
 """Rows about training: speed, memory, arithmetic, gradients, and layers that are computed once."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,25 +80,37 @@ def memory(quick: bool = False) -> list[Finding]:
     model = LanguageModel.open()
     encoded = [model.encode(e) for e in inputs.rows(model, ours.SIZES, 0)]
     rows = [{"input_ids": list(e.tokens), "labels": _labels(e)} for e in encoded]
-    peaks: dict[str, list[float]] = {"ours": [], "TRL": []}
-    losses: dict[str, float] = {}
+    ways = {"the same: peak memory": ("benchmarks.ours:train_long",)}
+    return peaks(ways, ("trl_sft:train_long", rows), Goal(0.6, least=False), quick)
+
+
+def peaks(ways: Mapping[str, Sequence[Any]], theirs: Sequence[Any], goal: Goal, quick: bool) -> list[Finding]:
+    """Peak memory of functions of the same loss, each in fresh processes.
+
+    Args:
+        ways: by what is done, ours as "module:function" and its arguments; it gives the losses of its steps.
+        theirs: the same of a module of `benchmarks.peers`; it gives the mean loss.
+        goal: of each ratio.
+        quick: whether once is enough.
+    """
+    found: dict[str, list[tuple[float, float]]] = {work: [] for work in ways}
     for _ in range(1 if quick else ROUNDS):
-        values, peak = fresh("benchmarks.ours:train_long")
-        peaks["ours"].append(peak)
-        losses["ours"] = sum(values) / len(values)
-        losses["TRL"], peak = fresh("benchmarks.peers.trl_sft:train_long", [rows])
-        peaks["TRL"].append(peak)
-    _close(losses["ours"], losses["TRL"])
+        loss, other = fresh(f"benchmarks.peers.{theirs[0]}", theirs[1:])
+        for work, mine in ways.items():
+            values, peak = fresh(mine[0], mine[1:])
+            close(sum(values) / len(values), loss)
+            found[work].append((peak, other))
     return [
         Finding(
-            "the same: peak memory",
+            work,
             "TRL SFTTrainer, its defaults",
-            Goal(0.6, least=False),
-            Spread(tuple(a / b for a, b in zip(peaks["ours"], peaks["TRL"], strict=True))),
-            f"{Spread(tuple(peaks['ours'])).show(0)} MB",
-            f"{Spread(tuple(peaks['TRL'])).show(0)} MB",
+            goal,
+            Spread(tuple(a / b for a, b in pairs)),
+            f"{Spread(tuple(a for a, _ in pairs)).show(0)} MB",
+            f"{Spread(tuple(b for _, b in pairs)).show(0)} MB",
             "fresh processes, loading counted; same rows, steps and loss",
         )
+        for work, pairs in found.items()
     ]
 
 
@@ -242,11 +254,12 @@ def same_work(first: Mapping[str, Sample], content: tuple[int, int], encoded: An
     targets = sum(sum(e.supervised) for e in encoded)
     require_same("tokens and targets", (mine.tokens, targets), content)
     require_same("optimiser steps", len(mine.steps), theirs["steps"])
-    _close(mine.loss, theirs["loss"])
+    close(mine.loss, theirs["loss"])
     return f"tokens, targets, {len(mine.steps)} steps; loss {mine.loss:.3f}, {theirs['loss']:.3f}"
 
 
-def _close(a: float, b: float) -> None:
+def close(a: float, b: float) -> None:
+    """Make sure that two losses are those of the same work."""
     if not math.isclose(a, b, rel_tol=0.02):
         raise DifferentError(f"the sides learn different things: loss {a} here, {b} there")
 

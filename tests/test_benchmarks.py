@@ -1,8 +1,10 @@
 """The benchmarks' own rules: sides take turns, every row is there, and what cannot be measured says why."""
 
 import random
+from dataclasses import replace
 
 import pytest
+import torch
 
 from benchmarks.harness import (
     DifferentError,
@@ -16,11 +18,16 @@ from benchmarks.harness import (
     require_same,
     speeds,
 )
-from benchmarks.inputs import conversation, instruction_sizes
+from benchmarks.inputs import conversation, documents, instruction_sizes
+from benchmarks.pretraining import STILL, kept_share, replaying
 from benchmarks.rows import ROWS, Row
 from benchmarks.table import results
 from benchmarks.training import useful_flops
+from everlearn.examples import Example
+from everlearn.method import chain
 from everlearn.methods.adapters import LoRA
+from everlearn.methods.latent_replay import LatentReplay
+from everlearn.methods.replay import Replay
 from everlearn.models.load import load_tokenizer
 from everlearn.testing.toys import toy_model
 
@@ -62,6 +69,7 @@ def test_sides_that_did_different_things_are_no_benchmark():
 
 def test_every_kind_of_work_has_a_row():
     asked = ["fine-tuning", "peak memory", "instruction rows", "gradient", "top half", "exact match", "multiple choice"]
+    asked += ["packed pre-training", "latent replay"]
     asked += ["sampling", "groups of 8", "2 -> 50 experiences", "overhead of L2SP, EWC, Replay", "import everlearn"]
     assert [name for name in asked if not any(name in row.work for row in ROWS.values())] == []
     assert all(row.measure.__doc__ for row in ROWS.values())
@@ -92,6 +100,33 @@ def test_a_row_has_exactly_the_tokens_that_were_asked_for():
     model.tokenizer = load_tokenizer()
     made = model.encode(conversation(model, 100, 28, random.Random(0)))
     assert (len(made.tokens), sum(made.supervised)) == (128, 28)
+
+
+def test_a_document_fills_its_row_exactly():
+    model = toy_model()
+    model.tokenizer = load_tokenizer()
+    first, second = (model.encode(d) for d in documents(model, 2, 64, seed=0))
+    assert (len(first.tokens), sum(first.supervised)) == (len(second.tokens), sum(second.supervised)) == (64, 63)
+    assert first.tokens != second.tokens
+
+
+def test_above_a_cut_a_document_costs_the_upper_layers_and_the_whole_head():
+    model = toy_model()  # 2 layers
+    layer, head, attention = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64, model.module.config.vocab_size * 32, 8 * 32
+    upper, both = layer + attention + head, 2 * (layer + attention) + head
+    assert kept_share(model, 1, 8) == pytest.approx(upper / both)
+    assert kept_share(model, 0, 8) == 1
+
+
+def test_both_replays_read_one_old_document_for_each_new_one():
+    old, new = ([Example(text=letter * 15) for letter in letters] for letters in ("ab", "cde"))
+    alone, both = (replace(STILL, batch_size=rows, length=16) for rows in (1, 2))
+    ways = [(chain(), alone), (Replay(fraction=0.5), both), (LatentReplay(below=1, fraction=0.5), alone)]
+    models = [toy_model() for _ in ways]
+    done = [replaying(model, *way, old, new).value for model, way in zip(models, ways, strict=True)]
+    assert done == [(3, 3 * 16), (3, 6 * 16), (3, 3 * 16)]  # stored states are no tokens of a step
+    plain, _, latent = (model.parameters() for model in models)
+    assert not all(torch.equal(plain[name], latent[name]) for name in plain)
 
 
 def test_useful_arithmetic_counts_what_no_step_can_do_without():
