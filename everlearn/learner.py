@@ -185,7 +185,7 @@ class _Lesson:
                 grads = self._penalised(step, mine, own, ctx)
         if "grad" in self.hooks:
             grads = dict(self.method.grad(self.memory, grads, ctx))
-        grads, norm = optimiser.clip(grads)
+        grads, norm = optimiser.clip(grads, spare=bool({"grad", "step"} & self.hooks))
         self._require_finite(loss, norm)
         passed = (self.at.progress + step.progress) / 2
         factor = self.recipe.schedule.factor((self.at.epoch + passed) / self.recipe.epochs, self.context.seen)
@@ -197,11 +197,14 @@ class _Lesson:
     ) -> dict[str, Tensor]:
         """The objective's gradient and that of the methods' terms; every process computes those of no batch whole."""
         self._backward(mine, lambda batch: self.method.penalty(self.memory, batch, ctx, True))
-        read = self.processes.total(self.optimiser.take_grads())
+        read = self.processes.total(self.optimiser.take_grads(self.processes.count > 1))
         once = self.method.penalty(self.memory, step.batches[0], ctx, False)
         if isinstance(once, Tensor) and once.requires_grad:
             once.backward()  # type: ignore[no-untyped-call]
-        return {name: own[name] + read[name] + g for name, g in self.optimiser.take_grads().items()}
+        added, found = self.optimiser.take_grads(all_names=False), dict(own)
+        for name, grad in (*read.items(), *added.items()):
+            found[name] = found[name] + grad
+        return found
 
     def _backward(self, mine: Sequence[tuple[Batch, float]], term: Callable[[Batch], Tensor | float]) -> float:
         """Accumulate the gradient of a term over this process's batches, each weighted by its share of the tokens.
@@ -245,13 +248,8 @@ class _Lesson:
         done = (self.at.epoch + step.progress) / self.recipe.epochs
         tokens = sum(int((b.segments > 0).sum()) for b in step.batches)
         self.watch.progress.update(f"learning {self.experience.name}", round(1000 * done), 1000, f"loss {loss:.3f}")
-        row: dict[str, Any] = {
-            "experience": self.experience.name,
-            "step": self.at.total + 1,
-            "loss": loss,
-            "norm": norm,
-        }
-        row |= {"rate": self.optimiser.rate * factor}
+        row: dict[str, Any] = {"experience": self.experience.name, "step": self.at.total + 1, "loss": loss}
+        row |= {"norm": norm, "rate": self.optimiser.rate * factor}
         row |= {"tokens": tokens, "seconds": seconds} | ({"notes": dict(step.notes)} if step.notes else {})
         self.watch.log(row)
         for trace in step.traces:

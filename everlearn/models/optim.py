@@ -174,21 +174,32 @@ class Optimiser:
         self.masters = {name: _master(p) for name, p in self.parameters.items()}
         self._parts = recipe.build(self.masters, embeddings, rate)
 
-    def take_grads(self) -> dict[str, Tensor]:
-        """What backward passes have left in `.grad`, in the masters' precision, by name; `.grad` is cleared."""
+    def take_grads(self, all_names: bool = True) -> dict[str, Tensor]:
+        """What backward passes have left in `.grad`, in the masters' precision, by name; `.grad` is cleared.
+
+        Args:
+            all_names: whether what no pass has reached has zeros; else it is left out.
+        """
         taken = {}
         for name, parameter in self.parameters.items():
             master, grad = self.masters[name], parameter.grad
-            taken[name] = torch.zeros_like(master) if grad is None else grad.to(master.dtype)
+            if grad is not None or all_names:
+                taken[name] = torch.zeros_like(master) if grad is None else grad.to(master.dtype)
             parameter.grad = None
         return taken
 
-    def clip(self, grads: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
-        """The gradients scaled down to the recipe's norm, and the norm they had."""
+    def clip(self, grads: Mapping[str, Tensor], spare: bool = True) -> tuple[dict[str, Tensor], float]:
+        """The gradients scaled down to the recipe's norm, and the norm they had.
+
+        Args:
+            grads: by name.
+            spare: whether they stay as they are; else they are scaled where they lie, without memory for a second set.
+        """
         norm = total_norm(grads)
         if self.recipe.clip is None or norm <= self.recipe.clip:
             return dict(grads), norm
-        return {name: g * (self.recipe.clip / norm) for name, g in grads.items()}, norm
+        factor = self.recipe.clip / norm
+        return {name: g * factor if spare else g.mul_(factor) for name, g in grads.items()}, norm
 
     def step(self, grads: Mapping[str, Tensor], factor: float) -> None:
         """Move the masters by one step at `factor` times the peak rate; call `publish` to show it to the model."""

@@ -50,13 +50,19 @@ def test_gradients_are_taken_and_cleared() -> None:
     grads = optimiser.take_grads()
     assert {n: g.tolist() for n, g in grads.items()} == {"w": [3.0, 3.0], "idle": [0.0]}
     assert weight.grad is None
+    weight.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert {n: g.tolist() for n, g in optimiser.take_grads(all_names=False).items()} == {"w": [2.0, 2.0]}
+    assert optimiser.take_grads(all_names=False) == {}
 
 
-def test_clipping_scales_the_whole_gradient() -> None:
-    optimiser = Optimiser(AdamW(clip=1.0), {"w": torch.zeros(2, requires_grad=True)}, rate=1e-2)
-    clipped, norm = optimiser.clip({"w": torch.tensor([3.0, 4.0])})
+@pytest.mark.parametrize("spare", [True, False])
+def test_clipping_scales_the_whole_gradient(spare: bool) -> None:
+    optimiser, given = Optimiser(AdamW(clip=1.0), {"w": torch.zeros(2, requires_grad=True)}, rate=1e-2), [3.0, 4.0]
+    grads = {"w": torch.tensor(given)}
+    clipped, norm = optimiser.clip(grads, spare)
     assert norm == pytest.approx(5.0)
     assert clipped["w"].tolist() == pytest.approx([0.6, 0.8])
+    assert grads["w"].tolist() == (given if spare else clipped["w"].tolist())
     assert optimiser.clip({"w": torch.tensor([0.3, 0.4])})[0]["w"].tolist() == pytest.approx([0.3, 0.4])
 
 
