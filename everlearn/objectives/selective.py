@@ -70,7 +70,7 @@ class Selective:
     The live model's losses cost nothing where a step is one forward pass of one process: the pass that learns is the
     one that chooses. A step of more passes is read once more without gradient, as the step is drawn and by the model as
     it then is: a third more time where all weights learn, up to a half with adapters. Raise the recipe's `tokens`, or
-    take ranking="pass", which sharded parameters need. Scores by the reference alone cost nothing.
+    take ranking="pass". Scores by the reference alone cost nothing.
 
     The reference's numbers are computed once and kept on disk: see `everlearn.models.token_losses`; 4 bytes a token,
     twice that for score="both".
