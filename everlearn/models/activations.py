@@ -23,6 +23,8 @@ from everlearn.models.layers import Inputs, below, decoder_layers, drops, frozen
 from everlearn.weights import from_bytes, tensors_hash, to_bytes
 
 FILE = "activations.sqlite"
+OWNERS = ("torch", "transformers")
+"""Packages whose layers know of no route."""
 
 
 class Store:
@@ -143,10 +145,17 @@ class Lower:
         return found
 
 
-def keeps(module: nn.Module) -> bool:
-    """Whether there are layers below that stand still, and a pass from their states says what a whole pass says."""
-    count = frozen_below(module)
-    if not 0 < count < len(decoder_layers(module)):
+def keeps(module: nn.Module, routed: bool = False) -> bool:
+    """Whether there are layers below that stand still, and a pass from their states says what a whole pass says.
+
+    Args:
+        module: a causal language model.
+        routed: whether its passes are routed: then nothing below may listen to that, as adapters do, so that all parts
+            there have to be torch's and transformers' own.
+    """
+    count, layers = frozen_below(module), decoder_layers(module)
+    parts = [part for layer in layers[:count] for part in layer.modules()] if routed else []
+    if not 0 < count < len(layers) or any(type(part).__module__.split(".")[0] not in OWNERS for part in parts):
         return False
     tokens = torch.arange(10, device=next(module.parameters()).device)[None] * 7 % 11
     inputs = {"input_ids": tokens, "position_ids": torch.arange(10, device=tokens.device)[None]}

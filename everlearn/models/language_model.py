@@ -131,9 +131,9 @@ class LanguageModel:
         """Inside, what is below the lowest layer that learns stands still, and reads each text once.
 
         Later passes over the same text start from its states in `store`. Nothing changes without one, where the lowest
-        layer learns or the architecture does not allow it, and under a router, when states hang on more than a text.
+        layer learns or the architecture does not allow it, and where a router may reach what is below: see `keeps`.
         """
-        if self._lower is not None or self.store is None or self.router is not None or not keeps(self.module):
+        if self._lower is not None or self.store is None or not keeps(self.module, self.router is not None):
             yield
             return
         self._lower = Lower(self.module, self.store)
@@ -289,7 +289,7 @@ class LanguageModel:
         if self.router is None:
             with serving(self._lower, batch, self._inputs):
                 return forward(self._inputs(batch))
-        with routed(self.router, batch, self.device) as led:
+        with routed(self.router, batch, self.device) as led, serving(self._lower, led.batch, self._inputs):
             return led.own(forward(self._inputs(led.batch)))
 
     def _inputs(self, batch: Batch) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.models.layers import below, decoder_layers
 from everlearn.testing.toys import question, toy_model, toy_stream
 from everlearn.types import Given, Silent
+from tests.models.forked import Forked, forked_model
 
 ROOM = 10**6
 
@@ -211,3 +212,35 @@ def test_a_file_that_is_no_store_is_an_error_with_its_name(tmp_path: Path) -> No
     with pytest.raises(ModelError, match=FILE):
         Store(0, tmp_path, 1000)
     assert sqlite3.sqlite_version
+
+
+@pytest.mark.parametrize("kind", ["weights", "leads", "both"])
+def test_under_a_router_what_it_cannot_reach_is_computed_once(kind: str) -> None:
+    model = forked_model(kind)
+    model.store = Store(ROOM)
+    lowest = decoder_layers(model.module)[0]
+    if isinstance(lowest.mlp.up_proj, Forked):
+        lowest.mlp.up_proj = lowest.mlp.up_proj.base
+    decoder_layers(model.module)[1].requires_grad_(True)  # soft prompts have left nothing to learn but themselves
+    for parameter in below(model.module, 1).values():
+        parameter.requires_grad_(False)
+    whole = model.token_logprobs(packed())
+    with model.keeping():
+        first = model.token_logprobs(packed())
+        with counted(model, 0) as seen:
+            again = model.token_logprobs(packed())
+    assert len(model.store) == 3
+    assert seen == []
+    torch.testing.assert_close(first, whole, rtol=0, atol=1e-12)
+    assert torch.equal(first, again)
+
+
+def test_what_a_router_reaches_is_not_kept() -> None:
+    model = forked_model("weights")
+    model.store = Store(ROOM)
+    for parameter in below(model.module, 1).values():
+        parameter.requires_grad_(False)
+    whole = model.token_logprobs(packed())
+    with model.keeping():
+        assert torch.equal(model.token_logprobs(packed()), whole)
+    assert len(model.store) == 0
