@@ -23,7 +23,8 @@ Of 183 runs 42 of the sweep's 51 have been made, and no main run; the page besid
 minutes, 1.7 a run (DER++ and A-GEM four times a plain one). A main run is scored on three times as many rows, and the
 published prompts are twice as long: about five hours on two cores are guessed for all, where four were meant.
 
-The same call goes on where it was stopped; `--hours` stops it by itself. `--rows` and `--seeds` let it grow, as does
+The same call goes on where it was stopped; `--hours` stops it by itself, and `python -m recipes.evidence` takes what is
+done to another machine. `--rows` and `--seeds` let it grow, as does
 `--frozen 0` where all layers are to learn; `--only` runs some methods (the first one, plain, is always there), and
 `--quick` runs a few rows, methods and tasks. The table beside this file is written from what is there.
 """
