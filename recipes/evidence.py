@@ -5,7 +5,7 @@
 
 Cells of grids, the curves of runs and all else that a recipe reads as done are kept once they are done; a run that was
 stopped on its way has weights to go on from, and stays where it is. What is restored is not learned again, its table is
-written as from the runs themselves, and a folder that holds runs already keeps them.
+written as from the runs themselves; a folder that is there already stays as it is.
 """
 
 import tarfile
@@ -16,8 +16,9 @@ from typing import Annotated
 import typer
 
 from everlearn.errors import ConfigError
-from everlearn.files import atomic_file, read_json
+from everlearn.files import atomic_file, atomic_folder
 from everlearn.progress import Bars
+from everlearn.run_folder import RunFolder
 
 KEPT = Path(__file__).with_suffix("")
 """Where archives lie."""
@@ -47,8 +48,8 @@ def done(folder: Path) -> bool:
     if (folder / "config.json").exists():
         return False
     if (folder / "run.json").exists():
-        matrix, asked = folder / "matrix.json", read_json(folder / "run.json")
-        return matrix.exists() and len(read_json(matrix)["rows"]) == len(asked["stream"]["experiences"]) + 1
+        run, shown = RunFolder(folder), (folder / "matrix.json").exists()
+        return shown and run.read_matrix().learned == len(run.asked()["stream"]["experiences"])
     return not (folder / "cell.json").exists() or (folder / "row.json").exists()
 
 
@@ -76,14 +77,14 @@ def restore(archive: Path, folder: Path) -> None:
     """Lay out what an archive has.
 
     Raises:
-        ConfigError: if there is no archive, or the folder holds something already.
+        ConfigError: if there is no archive, or the folder is there already.
     """
     if not archive.is_file():
         raise ConfigError(f"there is no {archive}.")
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} holds runs already; name another folder, or delete it first.")
-    with tarfile.open(archive) as kept:
-        kept.extractall(folder, filter="data")
+    if folder.exists():
+        raise ConfigError(f"{folder} is there already; name another folder, or delete it first.")
+    with atomic_folder(folder) as place, tarfile.open(archive) as kept:
+        kept.extractall(place, filter="data")
 
 
 def _anybody(member: tarfile.TarInfo) -> tarfile.TarInfo:

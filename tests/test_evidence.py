@@ -60,7 +60,7 @@ def test_a_model_is_not_kept(tmp_path: Path) -> None:
 
 def test_nothing_is_lost(study: Path, tmp_path: Path) -> None:
     keep(study, tmp_path / "kept.tar.xz")
-    with pytest.raises(ConfigError, match="holds runs already"):
+    with pytest.raises(ConfigError, match="is there already"):
         restore(tmp_path / "kept.tar.xz", study)
     with pytest.raises(ConfigError, match="there is no"):
         restore(tmp_path / "other.tar.xz", tmp_path / "there")
