@@ -16,6 +16,8 @@ from recipes.noisy_curve import Curve
 from recipes.noisy_text import REPLACED
 
 COLOURS = ("#222222", "#9ecae1", "#2171b5", "#08306b", "#9467bd", "#ff7f0e", "#2ca02c", "#d62728")
+EARLY = 2
+"""The mark from which on losses are drawn: before, all arms fall alike, and much further than they differ."""
 Runs = Mapping[str, Sequence[Curve]]
 """By arm the curve of each seed."""
 
@@ -94,8 +96,10 @@ def picture(found: Runs) -> str:
             _line(right, arm, colour, runs, [one.groups["others"] for one in runs])
         left.set_ylabel("loss on clean held-out text, nats per token")
         right.set_ylabel("loss on tokens not chosen, nats per token")
+        early = [one.held_out[EARLY] for runs in found.values() for one in runs if len(one.held_out) > EARLY]
+        left.set_ylim(top=max(early, default=None))
         for axes in (left, right):
-            axes.set_xlabel("tokens seen")
+            axes.set_xlabel("tokens seen, thousands")
         left.legend(frameon=False, fontsize=8)
         file = StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
@@ -104,5 +108,5 @@ def picture(found: Runs) -> str:
 
 def _line(axes: Axes, arm: str, colour: str, runs: Sequence[Curve], losses: Sequence[Sequence[float]]) -> None:
     """The mean over seeds; marks may differ by a step."""
-    tokens = [fmean(each) for each in zip(*(one.tokens for one in runs), strict=False)]
+    tokens = [fmean(each) / 1000 for each in zip(*(one.tokens for one in runs), strict=False)]
     axes.plot(tokens, [fmean(e) for e in zip(*losses, strict=False)], color=colour, linewidth=1.4, label=arm)
