@@ -21,7 +21,7 @@ from everlearn.models.parallel import Processes
 from everlearn.models.rope import allow
 from everlearn.types import Given, Metric, Outcome, Progress, Question, Reply, Stream
 
-Scored = Literal["all", "past", "last"]
+Scored = Literal["all", "past", "own", "last"]
 """What the versions of a run are asked; see `asked_after`."""
 SCORED: Mapping[Question, str] = {"generate": "answers", "choose": "choices", "predict": "texts"}
 """What is scored, for people."""
@@ -106,13 +106,13 @@ def asked_after(exams: Sequence[Exam], names: Sequence[str], number: int, scored
         exams: of the experiences and the general abilities.
         names: of the experiences, in the order they are learned.
         number: of experiences that were learned.
-        scored: "all" of the exams; those of the "past", learned so far, and of general ability; or none before the
-            "last" version.
+        scored: "all" of the exams; those of the "past", learned so far, and of general ability; the "own" one of the
+            experience just learned; or none before the "last" version.
     """
     if scored == "all" or number in (0, len(names)):
         return list(exams)
-    learned = names[:number]
-    return [exam for exam in exams if scored == "past" and (exam.general or exam.name in learned)]
+    asked = {"past": names[:number], "own": names[number - 1 : number], "last": ()}[scored]
+    return [exam for exam in exams if exam.name in asked or (exam.general and scored == "past")]
 
 
 def sit(model: LanguageModel, exams: Sequence[Exam], progress: Progress | None = None) -> list[tuple[Outcome, ...]]:

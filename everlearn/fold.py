@@ -47,8 +47,9 @@ class Settings:
         suite: items of general ability; None takes the suite that comes with the package, () asks none.
         checkpoint_every: seconds between checkpoints inside an experience.
         scored: what a version is asked: "all" experiences; those of the "past", learned so far, which halves the work
-            and leaves forward transfer unmeasured; or nothing but after the "last" one, for sweeps. The base model is
-            asked about all, and general ability goes along.
+            and leaves forward transfer unmeasured; its "own" alone, whose work grows with their number and not with its
+            square, enough for backward transfer but not for a peak in between; or nothing but after the "last" one, for
+            sweeps. The base model and the last version are asked all; general ability goes along with all and past.
         bad_rows: largest fraction of rows that may be too long before the run refuses to train.
         rejects: rows that were set aside when the stream was read; they are kept with those that are too long.
         scores: folder for outcomes, so that runs on one base model can share its row; None takes the run's own.
@@ -66,10 +67,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse a gate that would judge versions which nobody asked."""
-        if self.scored == "last" and self.gate != AllOf(()):
+        if self.scored in ("last", "own") and self.gate != AllOf(()):
             raise ConfigError(
-                f'scored="last" leaves the gate {self.gate} nothing to judge by; take "past", or "all" for a gate that '
-                "looks at experiences to come."
+                f'scored="{self.scored}" leaves the gate {self.gate} too little to judge by; take "past", or "all" for '
+                "a gate that looks at experiences to come."
             )
 
 

@@ -10,6 +10,7 @@ import pytest
 from everlearn.data.preferences import pair
 from everlearn.data.rejects import Reject
 from everlearn.errors import ConfigError, DataError, Interrupted, RegistryError
+from everlearn.evaluate import Scored
 from everlearn.files import lock, read_json, read_jsonl
 from everlearn.fold import Run, Settings, run
 from everlearn.learner import Learner
@@ -70,8 +71,24 @@ def test_only_the_last_version_may_be_scored(toy: str, done: Run, tmp_path: Path
     learner = Learner(toy, chain(Replay(fraction=0.2)), RECIPE)
     made = run(learner, toy_stream(), tmp_path / "last", replace(QUIET, scored="last"))
     assert made.matrix.scores == (done.matrix.scores[0], (None,) * 3, (None,) * 3, done.matrix.scores[3])
-    with pytest.raises(ConfigError, match="nothing to judge by"):
-        Settings(gate=RefuseSecond(), scored="last")
+
+
+def test_a_version_may_be_scored_on_its_own_experience_alone(toy: str, done: Run, tmp_path: Path) -> None:
+    learner = Learner(toy, chain(Replay(fraction=0.2)), RECIPE)
+    made = run(learner, toy_stream(), tmp_path / "own", replace(QUIET, scored="own"))
+    first, one, two, last = done.matrix.scores
+    assert made.matrix.scores == (first, (one[0], None, None), (None, two[1], None), last)
+    known = {measure.name: measure.value for measure in summary(made.matrix)}
+    whole = {measure.name: measure.value for measure in summary(done.matrix)}
+    assert known["backward_transfer_lopez_paz"] == whole["backward_transfer_lopez_paz"] is not None
+    assert known["forgetting_chaudhry"] is None
+    write_report({"own": made}, tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("scored", ["last", "own"])
+def test_a_gate_is_given_enough_to_judge_by(scored: Scored) -> None:
+    with pytest.raises(ConfigError, match="too little to judge by"):
+        Settings(gate=RefuseSecond(), scored=scored)
 
 
 def test_the_version_that_is_gone_back_to_is_asked_what_it_was_not(toy: str, tmp_path: Path) -> None:
