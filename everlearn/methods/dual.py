@@ -282,7 +282,7 @@ class _Router:
         gates = [bank.gate for bank in banks(self.model.module).values() if isinstance(bank.gate, DynamicMemory)]
         means = torch.zeros(len(prompts), len(self.names))
         for group, batch in prompt_batches(prompts):
-            with torch.no_grad(), listening(gates):
+            with torch.no_grad(), self.model.padded(), listening(gates):
                 self.model.hidden(batch)
                 for place, number in enumerate(group):
                     size = len(prompts[number])

@@ -243,7 +243,7 @@ class MoELoRA(Method):
             raise MethodError(f"{self} has to know each document's example, and the objective's batches do not say it.")
         kinds = torch.tensor([bool(example.text) for example in batch.examples])
         gates = [module for module in ctx.model.module.modules() if isinstance(module, TokenGate)]
-        with listening(gates):
+        with ctx.model.padded(), listening(gates):
             ctx.model.hidden(batch)
             sums = [torch.stack([gate.heard[0][row, here].sum(0) for row, here in places]) for gate in gates]
         return self.balance * torch.stack([imbalance(q, kinds, self.delta, self.formula) for q in sums]).mean()

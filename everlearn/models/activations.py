@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from everlearn.errors import ModelError
 from everlearn.examples import Batch
 from everlearn.models.adapted import adapted
+from everlearn.models.dense import Dense
 from everlearn.models.layers import Inputs, below, decoder_layers, drops, frozen_below, starting_from, states_after
 from everlearn.weights import from_bytes, tensors_hash, to_bytes
 
@@ -104,17 +105,19 @@ class Lower:
         self.weights = hashlib.sha256(repr(made_by).encode()).hexdigest()
 
     @contextmanager
-    def serving(self, batch: Batch, inputs: Callable[[Batch], Inputs]) -> Iterator[None]:
+    def serving(self, batch: Batch, inputs: Callable[[Batch], Inputs], laid: Dense | None = None) -> Iterator[None]:
         """Inside, a pass over the batch starts from states that are kept, or are computed now.
 
         Args:
             batch: what the model reads.
             inputs: how a batch is put to the model.
+            laid: how the pass has it.
         """
         if self.drops and self.module.training:
             yield
             return
-        with starting_from(self.module, self.count, self._states(batch, inputs)):
+        states = self._states(batch, inputs)
+        with starting_from(self.module, self.count, laid.laid(states) if laid else states):
             yield
 
     def _states(self, batch: Batch, inputs: Callable[[Batch], Inputs]) -> Tensor:
@@ -170,9 +173,11 @@ def keeps(module: nn.Module, routed: bool = False) -> bool:
 
 
 @contextmanager
-def serving(lower: Lower | None, batch: Batch, inputs: Callable[[Batch], Inputs]) -> Iterator[None]:
+def serving(
+    lower: Lower | None, batch: Batch, inputs: Callable[[Batch], Inputs], laid: Dense | None = None
+) -> Iterator[None]:
     """`Lower.serving`, or nothing where there is none."""
-    with lower.serving(batch, inputs) if lower else nullcontext():
+    with lower.serving(batch, inputs, laid) if lower else nullcontext():
         yield
 
 

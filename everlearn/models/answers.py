@@ -1,6 +1,7 @@
 """What a model answers to test examples: it generates, chooses among candidates, or predicts each token of a text."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from everlearn.data.packing import Row, collate, split_by_tokens, windows
 from everlearn.errors import DataError, ModelError
 from everlearn.examples import Batch, Encoded, Example, Message
+from everlearn.models import candidates
 from everlearn.models.decoding import Ask
 from everlearn.models.generate import generate_asked
 from everlearn.models.language_model import LanguageModel
@@ -135,19 +137,13 @@ def choose(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) -> 
     the experience may calibrate them, see `everlearn.models.routes.Calibrator`.
     """
     offered = [e.choices or given.candidates for e, given in asked]
-    units = [
-        (i, first, row)
-        for i, (e, given) in enumerate(asked)
-        for first, row in _branches(model, e, offered[i], given.task)
-    ]
+    units = [(i, b) for i, (e, given) in enumerate(asked) for b in _branches(model, e, offered[i], given.task)]
     totals: list[dict[int, float]] = [{} for _ in asked]
-    for group, batch in _passes([row for _, _, row in units], tokens, model.packs, watch):
-        logprobs, at = _scores(model, batch)[0].double(), 0
-        for i, first, row in (units[g] for g in group):
-            sizes = [sum(d.supervised) for d in row.documents if any(d.supervised)]
-            for number, size in enumerate(sizes, start=first):
-                totals[i][number] = float(logprobs[at : at + size].sum())
-                at += size
+    for group, batch in _passes([b.row for _, b in units], tokens, model.packs, watch):
+        found = candidates.totals(model, batch, [units[g][1] for g in group])
+        for (i, branches), scores in zip([units[g] for g in group], found, strict=True):
+            _check(model, scores)
+            totals[i] |= dict(enumerate(scores, start=branches.first))
     for extra, total in zip(_calibrations(model, asked, offered), totals, strict=True):
         for number, nats in enumerate(extra):
             total[number] += nats
@@ -168,7 +164,8 @@ def predict(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) ->
     loss, right, count = ([0.0] * len(asked) for _ in range(3))
     rows = [Row((w,), task=asked[i][1].task) for i, w in pieces]
     for group, batch in _passes(rows, tokens, False, watch):
-        scores, hits = _scores(model, batch)
+        scores, hits = model.token_scores(batch)
+        _check(model, scores.tolist())
         sizes = batch.supervised.sum(1).tolist()
         for row, s, h in zip(group, torch.split(scores, sizes), torch.split(hits, sizes), strict=True):
             i = pieces[row][0]
@@ -176,14 +173,13 @@ def predict(model: LanguageModel, asked: Asked, tokens: int, watch: Progress) ->
     return [Reply(loss=a / max(n, 1), right=b / max(n, 1)) for a, b, n in zip(loss, right, count, strict=True)]
 
 
-def _scores(model: LanguageModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    scores, hits = model.token_scores(batch)
-    if scores.isnan().any():  # the first of candidates without a number would pass for the likeliest
+def _check(model: LanguageModel, scores: Iterable[float]) -> None:
+    """Refuse what cannot be compared: the first of candidates without a number would pass for the likeliest."""
+    if any(math.isnan(score) for score in scores):
         raise ModelError(
             f"{model.name} gives tokens no probability (NaN): its weights hold NaN or have grown beyond all measure. "
             "Go back to an earlier version; lower the learning rate, or the weights of a merge, before the next."
         )
-    return scores, hits
 
 
 def _target(model: LanguageModel, example: Example, given: Given) -> Encoded:
@@ -212,17 +208,6 @@ def _passes(rows: Sequence[Row], tokens: int, shared: bool, watch: Progress) -> 
         watch.update("scoring", done, len(rows))
 
 
-def _branches(model: LanguageModel, example: Example, offer: Sequence[str], task: str) -> list[tuple[int, Row]]:
-    """Rows to score an example's candidates, each with the number of its first candidate.
-
-    Packed, the prompt but its last token comes first and each candidate follows behind that token, so that scores
-    equal those of separate rows.
-    """
+def _branches(model: LanguageModel, example: Example, offer: Sequence[str], task: str) -> list[candidates.Branches]:
     pairs = [model.encode_choice(example.prompt, candidate) for candidate in offer]
-    prompt, answers = pairs[0][0], [answer for _, answer in pairs]
-    if not model.packs:
-        whole = [Encoded(prompt + a, (False,) * len(prompt) + (True,) * len(a)) for a in answers]
-        return [(number, Row((w,), task=task)) for number, w in enumerate(whole)]
-    documents = [Encoded(prompt[:-1], (False,) * (len(prompt) - 1))]
-    documents += [Encoded((prompt[-1], *a), (False,) + (True,) * len(a)) for a in answers]
-    return [(0, Row(tuple(documents), task=task))]
+    return candidates.branches(pairs[0][0], [answer for _, answer in pairs], task, model.packs)

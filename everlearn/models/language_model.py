@@ -3,7 +3,8 @@
 It knows nothing of methods, objectives or streams. Whatever architecture it holds, two short cuts are checked once on
 a probe before they are trusted: whether the output embedding applied to the last hidden state gives the model's own
 logits (or it scales, caps or changes them on the way), and whether documents packed in one row under a block mask
-get the logits that they get alone (or the model mixes tokens otherwise than by attention).
+get the logits that they get alone (or the model mixes tokens otherwise than by attention). Where they do, a batch that
+is padded much is read in fewer rows too.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,21 +17,22 @@ from torch import Tensor, nn
 from everlearn.data.render import render, render_choice, render_prompt
 from everlearn.errors import ModelError
 from everlearn.examples import Batch, Encoded, Example, Message
+from everlearn.models import probes
 from everlearn.models.activations import Lower, Store, keeps, serving
-from everlearn.models.documents import block_mask, nearly_equal, two_documents
-from everlearn.models.layers import decoder, starting_from, states_after
+from everlearn.models.dense import dense
+from everlearn.models.documents import inputs_of
+from everlearn.models.layers import Inputs, decoder, starting_from, states_after, window
 from everlearn.models.load import Tokenizer, identity, load
 from everlearn.models.logprobs import (
     Said,
     Statistic,
     dense_statistic,
-    divergence_from,
     entropy,
     head_logprobs,
     head_scores,
     head_statistic,
 )
-from everlearn.models.routes import Router, routed, unrouted
+from everlearn.models.routes import Router, relaid, routed, unrouted
 
 
 class LanguageModel:
@@ -51,6 +53,7 @@ class LanguageModel:
         self.name = name
         self.store = store
         self._lower: Lower | None = None
+        self._compact = True
         self.router: Router | None = None
 
     @classmethod
@@ -151,7 +154,7 @@ class LanguageModel:
     def starting(self, count: int, states: Tensor) -> Iterator[None]:
         """Inside, a pass begins above the lowest `count` layers with (B, T, D) states, whatever tokens it is given."""
         assert self.splits_head in (True, False)  # probed now, since a probe is a pass of its own
-        with self.whole(), starting_from(self.module, count, states):
+        with self.whole(), self.padded(), starting_from(self.module, count, states):
             yield
 
     @contextmanager
@@ -162,6 +165,15 @@ class LanguageModel:
             yield
         finally:
             self._lower = lower
+
+    @contextmanager
+    def padded(self) -> Iterator[None]:
+        """Inside, layers read each batch as it is, padding and all: for who looks at what they read."""
+        compact, self._compact = self._compact, False
+        try:
+            yield
+        finally:
+            self._compact = compact
 
     def token_logprobs(self, batch: Batch, targets: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Log-probability in nats of each supervised token in row-major order, (N,), differentiable.
@@ -191,17 +203,6 @@ class LanguageModel:
         """Entropy in nats of the distribution over each supervised token, (N,), differentiable."""
         return self.token_statistic(batch, entropy)
 
-    def token_divergences(self, batch: Batch, reference: "LanguageModel") -> Tensor:
-        """KL in nats of the distribution over each supervised token from a reference's, (N,), differentiable.
-
-        The sum over the whole vocabulary, not an estimate from the token that stands there.
-
-        Args:
-            batch: what both models read.
-            reference: a model of the same vocabulary; no gradient reaches it.
-        """
-        return self.token_statistic(batch, divergence_from(reference.said(batch), forward=False))
-
     def token_statistic(self, batch: Batch, statistic: Statistic) -> Tensor:
         """A number made of the logits over each supervised token, (N,), differentiable; see `models.logprobs`."""
         before = self._asked(batch)[0]
@@ -210,9 +211,9 @@ class LanguageModel:
         logits = self._logits(batch)[before]
         return dense_statistic(logits.to(torch.promote_types(logits.dtype, torch.float32)), statistic)
 
-    def said(self, batch: Batch) -> Said:
-        """What the model says over each supervised token, to hold another version against; no gradient."""
-        before = self._asked(batch)[0]
+    def said(self, batch: Batch, before: Tensor | None = None) -> Said:
+        """What the model says over each supervised token, or behind the tokens marked in (B, T); no gradient."""
+        before = self._asked(batch)[0] if before is None else before.to(self.device)
         with torch.no_grad():
             if self.splits_head:
                 return Said(self.hidden(batch)[before], self._head.weight, self._head.bias)
@@ -221,11 +222,8 @@ class LanguageModel:
 
     def sample_targets(self, batch: Batch, rng: torch.Generator) -> Tensor:
         """A token drawn from the model's own distribution at the place of each supervised token, (N,)."""
-        before, _ = self._asked(batch)
-        with torch.no_grad():
-            hidden = self.hidden(batch)[before] if self.splits_head else None
-            logits = self._logits(batch)[before] if hidden is None else self._head(hidden)
-            return torch.multinomial(logits.float().softmax(-1).cpu(), 1, generator=rng)[:, 0].to(self.device)
+        logits = self.said(batch).logits(slice(None)).float()
+        return torch.multinomial(logits.softmax(-1).cpu(), 1, generator=rng)[:, 0].to(self.device)
 
     def token_scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """As `token_logprobs`, and whether each token is the most probable one; both (N,), no gradient."""
@@ -237,32 +235,28 @@ class LanguageModel:
             return logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0], logits.argmax(-1) == targets
 
     def hidden(self, batch: Batch) -> Tensor:
-        """Last hidden states, (B, T, D), after the final norm."""
-        inner = decoder(self.module)
-        return self._read(batch, lambda given: inner(**given, use_cache=False).last_hidden_state)
+        """Last hidden states, (B, T, D), after the final norm; at padding they mean nothing."""
+        may = self._compact and self.packs  # probed before anything is routed
+        return self._read(batch, lambda given: decoder(self.module)(**given, use_cache=False).last_hidden_state, may)
 
     @cached_property
     def splits_head(self) -> bool:
         """Whether the output embedding on the last hidden state gives exactly the model's logits."""
-        probe = two_documents(packed=False, vocabulary=self._embedding.num_embeddings)
         with self._probing():
-            ours = nn.functional.linear(self.hidden(probe), self._head.weight, self._head.bias)
-            return nearly_equal(ours, self._logits(probe))
+            return probes.splits_head(self._head, self.hidden, self._logits, self._embedding.num_embeddings)
 
     @cached_property
     def packs(self) -> bool:
         """Whether documents packed in one row get the hidden states that they get alone."""
-        packed, alone = (two_documents(kind, self._embedding.num_embeddings) for kind in (True, False))
         with self._probing():
-            together, apart = self.hidden(packed)[0], self.hidden(alone)
-        return nearly_equal(together[:4], apart[0, :4]) and nearly_equal(together[4:], apart[1, :6])
+            return probes.packs(self.hidden, self._embedding.num_embeddings)
 
     @contextmanager
     def _probing(self) -> Iterator[None]:
         """Without gradients and dropout, whatever mode the model is in, and unrouted."""
         learning = self.module.training
         self.module.eval()
-        with torch.inference_mode(), unrouted(self):
+        with torch.inference_mode(), unrouted(self), self.padded():
             yield
         self.module.train(learning)
 
@@ -284,17 +278,23 @@ class LanguageModel:
     def _logits(self, batch: Batch) -> Tensor:
         return self._read(batch, lambda given: self.module(**given, use_cache=False).logits)
 
-    def _read(self, batch: Batch, forward: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
-        """(B, T, ...) what a forward pass makes of the batch's tokens, each document by its own route."""
-        if self.router is None:
-            with serving(self._lower, batch, self._inputs):
-                return forward(self._inputs(batch))
-        with routed(self.router, batch, self.device) as led, serving(self._lower, led.batch, self._inputs):
-            return led.own(forward(self._inputs(led.batch)))
+    def _read(self, batch: Batch, forward: Callable[[Inputs], Tensor], may: bool = False) -> Tensor:
+        """(B, T, ...) what a forward pass makes of the batch's tokens, each document by its own route.
 
-    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
-        tokens, segments, positions = (t.to(self.device) for t in (batch.tokens, batch.segments, batch.positions))
-        mask = (segments > 0).long()
-        if int(batch.segments.max()) > 1:
-            mask = block_mask(segments, next(self._embedding.parameters()).dtype, batch.shared)
-        return {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
+        Where it `may` be, a batch that is padded much is read in fewer rows, see `models.dense`.
+        """
+        if self.router is None:
+            return self._pass(batch, forward, may)
+        with routed(self.router, batch, self.device) as led:
+            return led.own(self._pass(led.batch, forward, may))
+
+    def _pass(self, batch: Batch, forward: Callable[[Inputs], Tensor], may: bool) -> Tensor:
+        laid = dense(batch, window(self.module)) if may else None
+        with serving(self._lower, batch, self._inputs, laid):
+            if laid is None:
+                return forward(self._inputs(batch))
+            with relaid(self.router, laid.laid):
+                return laid.own(forward(self._inputs(laid.batch, laid.units)))
+
+    def _inputs(self, batch: Batch, units: Tensor | None = None) -> Inputs:
+        return inputs_of(batch, self.device, next(self._embedding.parameters()).dtype, units)

@@ -31,6 +31,13 @@ def decoder_layers(module: nn.Module) -> list[nn.Module]:
     return list(found[0]) if len(found) == 1 else []
 
 
+def window(module: nn.Module) -> int | None:
+    """How many tokens some layer sees at most; None is all there are."""
+    config: Any = module.config
+    found: int | None = getattr(config.get_text_config(), "sliding_window", None)
+    return found
+
+
 def below(module: nn.Module, count: int) -> dict[str, Tensor]:
     """The parameters that the states after the lowest `count` layers depend on, by name.
 

@@ -202,6 +202,23 @@ def head_scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Te
     return torch.cat(scores), torch.cat(hits)
 
 
+def said_logprobs(said: Said, at: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability in nats of tokens, any number of them at a place; (M,), no gradient.
+
+    Args:
+        said: what a model said at N places.
+        at: (M,) int64 the place of each token among them.
+        targets: (M,) token ids.
+    """
+    found = _empty(said.states).new_zeros(len(at))
+    for part in _chunks(len(said.states)):
+        logits, here = said.logits(part), (at >= part.start) & (at < part.stop)
+        norms = torch.cat([_norm(rows, rows.softmax(-1, _precise(rows))) for rows in torch.split(logits, ROWS)])
+        rows = at[here] - part.start
+        found[here] = logits[rows, targets[here]].to(found.dtype) - norms[rows]
+    return found
+
+
 def _is_first_largest(logits: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
     """Whether `argmax` is the target, (N,) bool; slow on a processor, and only rows that may be right need it."""
     right = chosen == logits.amax(-1)

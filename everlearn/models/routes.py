@@ -172,6 +172,17 @@ def routed(router: Router, batch: Batch, device: torch.device) -> Iterator[Led]:
 
 
 @contextmanager
+def relaid(router: Router | None, laid: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, the weights at the router's switch are those that `laid` makes of them, (B, T, K) of (B, T or 1, K)."""
+    weights = router.switch.weights if router else None
+    if router is None or weights is None:
+        yield
+        return
+    with router.switch.turned(laid(weights)):
+        yield
+
+
+@contextmanager
 def placed(router: Router | None, weights: Sequence[Tensor | None]) -> Iterator[None]:
     """Inside, the given weights of rows lie at the router's switch; None among them means that none are routed."""
     found = [w for w in weights if w is not None]

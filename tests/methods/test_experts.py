@@ -227,6 +227,7 @@ def test_the_balance_is_that_of_each_documents_tokens_and_of_no_padding() -> Non
     found = MIXED.loss(None, batch, ctx)
     assert isinstance(found, Tensor)
     gates = [m for m in model.module.modules() if isinstance(m, TokenGate)]
+    assert model.packs  # probed now, so that no gate hears the probe
     sums: list[list[Tensor]] = [[] for _ in gates]
     for text in texts:
         for gate in gates:

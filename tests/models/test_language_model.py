@@ -104,6 +104,10 @@ def test_a_mask_by_hand() -> None:
     assert seen == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
     shared = (block_mask(segments, torch.float32, shared=True) == 0)[0, 0].int().tolist()
     assert shared[2:4] == [[1, 1, 1, 0, 0], [1, 1, 0, 1, 0]]
+    units = torch.tensor([[1, 1, 1, 2, 2]])
+    numbers = torch.tensor([[1, 1, 2, 1, 2]])
+    apart = (block_mask(numbers, torch.float32, shared=True, units=units) == 0)[0, 0].int().tolist()
+    assert apart[2:] == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
 
 
 def test_sampled_targets_follow_the_models_own_distribution() -> None:
@@ -146,13 +150,15 @@ def test_entropies_and_divergences_are_those_of_the_models_own_logits(capped: bo
     before = torch.roll(given.supervised, -1, dims=1)
     with torch.no_grad():
         logp, logq = ((m._logits(given)[before]).log_softmax(-1) for m in models)
-    entropies, divergences = models[0].token_entropies(given), models[0].token_divergences(given, models[1])
+    entropies, divergences, same = (
+        models[0].token_entropies(given),
+        *(models[0].token_statistic(given, divergence_from(m.said(given), forward=False)) for m in models[::-1]),
+    )
     assert entropies.requires_grad
     assert divergences.requires_grad
     assert float(divergences.detach().min()) > 0
     torch.testing.assert_close(entropies.double(), -(logp.exp() * logp).sum(-1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(divergences.double(), (logp.exp() * (logp - logq)).sum(-1), rtol=1e-4, atol=1e-6)
-    same = models[0].token_divergences(given, models[0])
     torch.testing.assert_close(same.detach(), torch.zeros_like(same), rtol=0, atol=1e-6)
 
 
