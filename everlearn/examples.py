@@ -136,6 +136,7 @@ class Batch:
         tied: so many rows after one another have a loss together alone, as the two answers of a pair do, and are never
             parted.
         owned: how many of the examples each row has; empty where that is not known.
+        told: what its loss, once computed, says beside itself, by name: each a mean over the batch.
     """
 
     tokens: Tensor
@@ -150,6 +151,7 @@ class Batch:
     teacher: Teacher | None = None
     tied: int = 1
     owned: tuple[int, ...] = ()
+    told: dict[str, float] = field(default_factory=dict, compare=False)
 
     @cached_property
     def weight(self) -> float:
@@ -185,6 +187,15 @@ class Step:
     def weight(self) -> float:
         """The weight of the whole step, over which its loss is the mean."""
         return sum(batch.weight for batch in self.batches)
+
+    def noted(self) -> dict[str, float]:
+        """Its notes, and the means of what the losses of its batches have told, over those that did."""
+        found = dict(self.notes)
+        for name in dict.fromkeys(name for batch in self.batches for name in batch.told):
+            told = [batch for batch in self.batches if name in batch.told]
+            whole = sum(batch.weight for batch in told)
+            found[name] = sum(batch.told[name] * batch.weight for batch in told) / whole if whole else 0.0
+        return found
 
 
 @dataclass(frozen=True)

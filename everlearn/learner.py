@@ -250,7 +250,7 @@ class _Lesson:
         self.watch.progress.update(f"learning {self.experience.name}", round(1000 * done), 1000, f"loss {loss:.3f}")
         row: dict[str, Any] = {"experience": self.experience.name, "step": self.at.total + 1, "loss": loss}
         row |= {"norm": norm, "rate": self.optimiser.rate * factor}
-        row |= {"tokens": tokens, "seconds": seconds} | ({"notes": dict(step.notes)} if step.notes else {})
+        row |= {"tokens": tokens, "seconds": seconds} | ({"notes": notes} if (notes := step.noted()) else {})
         self.watch.log(row)
         for trace in step.traces:
             self.watch.trace({"experience": self.experience.name, "step": self.at.total + 1, **trace})

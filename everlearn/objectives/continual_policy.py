@@ -12,6 +12,7 @@ from everlearn.models.language_model import LanguageModel
 from everlearn.objectives.groups import Attempt, attempts_of, noted, with_reference, with_value
 from everlearn.objectives.on_policy import Lesson, passed
 from everlearn.objectives.policy_gradient import PolicyGradient
+from everlearn.objectives.surrogates import moved
 from everlearn.types import Model
 
 START = "start"
@@ -98,6 +99,8 @@ class CPPO:
         attempts = attempts_of(batch).to(logprobs.device)
         old = values.get("old", logprobs.detach())
         losses = self.policy.surrogate.loss(logprobs, old, values["advantage"], attempts)
+        if "old" in values:
+            batch.told.update(moved(self.policy.surrogate, logprobs.detach(), old, values["advantage"], attempts))
         if self.retention:
             losses = losses + self.retention * values["retained"] * (logprobs - values["reference"]).square()
         return self.policy.averaged(losses, attempts, batch.weight)

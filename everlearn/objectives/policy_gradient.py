@@ -30,7 +30,7 @@ from everlearn.objectives.advantages import Baseline, Scale, advantages
 from everlearn.objectives.groups import Attempt, attempts_of, judged, noted, reward_notes, rows_of, with_reference
 from everlearn.objectives.on_policy import Lesson, passed, require_prompts
 from everlearn.objectives.rollouts import Rollout, SingleTurn
-from everlearn.objectives.surrogates import Clip, Surrogate, means
+from everlearn.objectives.surrogates import Clip, Surrogate, means, moved
 from everlearn.randomness import permutation, seed_of
 from everlearn.rewards.reward import Reward, require_reward
 from everlearn.types import Model
@@ -75,7 +75,8 @@ class PolicyGradient:
         reference: the version "start" that the experience began with, the "base" model before anything was learned,
             or the "ema", a running mean of the weights that begins at the start.
         decay: of the running mean, in each step.
-        iterations: steps that learn from the same attempts; above 1, ratios are taken to when they were drawn.
+        iterations: steps that learn from the same attempts; above 1, ratios are taken to when they were drawn, and each
+            step notes how far the model has moved since, and what is clipped (`surrogates.moved`).
         learned: learn from so many of each group alone, the first ones; None from all. All take part in the reward, as
             in a vote.
         retries: draw other prompts, so many times at most, in place of those whose attempts all did as well (DAPO's
@@ -146,6 +147,8 @@ class PolicyGradient:
         if self.kl and self.estimator == "k1":
             advantage = advantage - self.kl * (logprobs.detach() - value("reference"))
         losses = self.surrogate.loss(logprobs, old, advantage, attempts)
+        if "old" in batch.values:
+            batch.told.update(moved(self.surrogate, logprobs.detach(), old, advantage, attempts))
         if self.kl and self.estimator != "k1":
             d = value("reference") - logprobs
             losses = losses + self.kl * (d.exp() - d - 1 if self.estimator == "k3" else d.square() / 2)

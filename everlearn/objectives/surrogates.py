@@ -112,6 +112,30 @@ def clipped(ratio: Tensor, advantages: Tensor, clip: Clip) -> Tensor:
     return torch.where(advantages < 0, torch.minimum(loss, -clip.dual * advantages), loss)
 
 
+def moved(
+    surrogate: Surrogate, logprobs: Tensor, old: Tensor, advantages: Tensor, attempts: Tensor
+) -> dict[str, float]:
+    """How far a model has moved since its attempts were drawn, and how much of them no longer teaches.
+
+    Args:
+        surrogate: whose loss it is.
+        logprobs: (N,), without gradient; these and the others as `Surrogate.loss` takes them.
+        old: (N,).
+        advantages: (N,).
+        attempts: (N,).
+
+    Returns:
+        `kl_old`, an estimate of KL(old || model) in nats a token, the mean of rho - 1 - log rho (k3 of tokens that the
+        old one drew); and `clipped`, the share of tokens with an advantage whose loss has no slope.
+    """
+    own = logprobs.clone().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(surrogate.loss(own, old, advantages, attempts).sum(), own)
+    d, teaching = (logprobs - old).clamp(-WIDEST, WIDEST), advantages != 0
+    clipped = ((slope == 0) & teaching).sum() / teaching.sum().clamp(min=1)
+    return {"kl_old": float((d.exp() - 1 - d).mean()), "clipped": float(clipped)}
+
+
 def means(values: Tensor, attempts: Tensor) -> Tensor:
     """The mean of the tokens' values in each attempt, (S,), differentiable."""
     count = int(attempts.max()) + 1

@@ -413,11 +413,17 @@ def test_ratios_are_taken_to_when_the_tokens_were_drawn() -> None:
     objective = policy(iterations=2, surrogate=Clip(0.0, 0.0), average="tokens")
     model = toy_model()
     batch = first(objective, model).batches[0]
+    own = Step((batch,), 1.0, {"drawn": 3.0})
+    assert own.noted() == {"drawn": 3.0}, "nothing is told before there is a loss"
+    objective.loss(model, batch)
+    assert own.noted() | {"clipped": 0.0} == {"drawn": 3.0, "kl_old": pytest.approx(0, abs=1e-7), "clipped": 0.0}
     moved = replace(batch, values=batch.values | {"old": batch.values["old"] - 0.5})  # all have become more probable
     advantage = batch.at_targets("advantage")
     rho = math.exp(0.5)
     expected = torch.where(advantage > 0, -advantage, -rho * advantage).mean()
     assert objective.loss(model, moved).item() == pytest.approx(float(expected), abs=1e-4)
+    assert own.noted()["kl_old"] == pytest.approx(rho - 1 - 0.5, abs=1e-4)
+    assert own.noted()["clipped"] == pytest.approx(float((advantage > 0).sum() / (advantage != 0).sum()))
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from everlearn.errors import ConfigError
-from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip, Surrogate, means
+from everlearn.objectives.surrogates import CISPO, Clip, Reinforce, SequenceClip, Surrogate, means, moved
 
 
 def numbers(*values: float) -> Tensor:
@@ -84,3 +84,15 @@ def test_bounds_that_turn_the_gradient_are_refused() -> None:
 def test_bounds_without_a_meaning_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="high >= 0"):
         Clip(**fields)
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "clipped"), [(Clip(), 2 / 3), (Clip(1.0, 1.0), 0.0), (CISPO(0.2), 0.0), (SequenceClip(), 1.0)]
+)
+def test_what_has_moved_and_what_no_longer_teaches_by_hand(surrogate: Surrogate, clipped: float) -> None:
+    ratios = numbers(1.5, 0.5, 1.0, 1.1)
+    old = torch.full_like(ratios, math.log(0.5))
+    told = moved(surrogate, old + ratios.log(), old, numbers(1, -1, 0, 1), torch.tensor([0, 1, 2, 2]))
+    expected = (0.5 - math.log(1.5) - 0.5 - math.log(0.5) + 0.1 - math.log(1.1)) / 4
+    assert told["kl_old"] == pytest.approx(expected)
+    assert told["clipped"] == pytest.approx(clipped)
