@@ -46,17 +46,13 @@ class Dense:
         return _taken(values, self.back)
 
 
-def dense(batch: Batch, window: int | None = None) -> Dense | None:
+def dense(batch: Batch) -> Dense | None:
     """A batch in fewer rows; None where that is not worth it.
 
     Args:
         batch: padded on the right.
-        window: how many tokens one sees at most. A mask that keeps rows apart takes its place, so that longer rows are
-            left as they are.
     """
     count, length = batch.segments.shape
-    if window is not None and length > window:
-        return None
     sizes = (batch.segments > 0).sum(1).tolist()
     rows = _chosen(sizes, length)
     new = max(sum(sizes[i] for i in row) for row in rows)

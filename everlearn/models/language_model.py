@@ -21,7 +21,7 @@ from everlearn.models import probes
 from everlearn.models.activations import Lower, Store, keeps, serving
 from everlearn.models.dense import dense
 from everlearn.models.documents import inputs_of
-from everlearn.models.layers import Inputs, decoder, starting_from, states_after, window
+from everlearn.models.layers import Inputs, decoder, starting_from, states_after
 from everlearn.models.load import Tokenizer, identity, load
 from everlearn.models.logprobs import (
     Said,
@@ -289,7 +289,7 @@ class LanguageModel:
             return led.own(self._pass(led.batch, forward, may))
 
     def _pass(self, batch: Batch, forward: Callable[[Inputs], Tensor], may: bool) -> Tensor:
-        laid = dense(batch, window(self.module)) if may else None
+        laid = dense(batch) if may else None
         with serving(self._lower, batch, self._inputs, laid):
             if laid is None:
                 return forward(self._inputs(batch))
@@ -297,4 +297,4 @@ class LanguageModel:
                 return laid.own(forward(self._inputs(laid.batch, laid.units)))
 
     def _inputs(self, batch: Batch, units: Tensor | None = None) -> Inputs:
-        return inputs_of(batch, self.device, next(self._embedding.parameters()).dtype, units)
+        return inputs_of(batch, self.module, next(self._embedding.parameters()), units)

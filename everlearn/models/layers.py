@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-Inputs = Mapping[str, Tensor]
+Inputs = Mapping[str, Any]
 """What a model reads: `input_ids`, `attention_mask`, `position_ids`."""
 
 _TUPLES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -29,13 +29,6 @@ def decoder_layers(module: nn.Module) -> list[nn.Module]:
     lists = [child for child in decoder(module).children() if isinstance(child, nn.ModuleList)]
     found = [one for one in lists if len(one) == count]
     return list(found[0]) if len(found) == 1 else []
-
-
-def window(module: nn.Module) -> int | None:
-    """How many tokens some layer sees at most; None is all there are."""
-    config: Any = module.config
-    found: int | None = getattr(config.get_text_config(), "sliding_window", None)
-    return found
 
 
 def below(module: nn.Module, count: int) -> dict[str, Tensor]:

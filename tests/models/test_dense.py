@@ -1,17 +1,21 @@
 """A padded batch read in fewer rows: the same states at every token, and hardly any padding computed."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, MistralForCausalLM
 
 from everlearn.data.packing import Row, collate
 from everlearn.examples import Batch, Encoded
 from everlearn.methods.freezing import Freeze
 from everlearn.models.activations import Store
 from everlearn.models.dense import dense
+from everlearn.models.documents import windows
 from everlearn.models.language_model import LanguageModel
-from everlearn.testing.toys import toy_model
+from everlearn.testing.toys import toy_model, toy_tokenizer
 from tests.models.forked import forked_model
 
 SIZES = (9, 3, 2, 4, 2)
@@ -84,11 +88,9 @@ def test_every_token_has_a_place_of_its_own(sizes: list[int]) -> None:
         assert int((laid.units > 0).sum()) == sum(sizes)
 
 
-def test_a_batch_that_is_full_or_sees_too_little_is_left_as_it_is() -> None:
+def test_a_batch_that_is_full_is_left_as_it_is() -> None:
     assert dense(collate([Row((document(512),)), Row((document(460),))])) is None
     assert dense(collate([Row((document(8),))])) is None
-    assert dense(padded(), window=9) is not None
-    assert dense(padded(), window=8) is None
 
 
 @pytest.mark.parametrize("kind", BATCHES)
@@ -132,3 +134,26 @@ def test_states_that_are_kept_serve_rows_that_are_laid_together(kind: str) -> No
     for _ in range(2):
         with model.keeping():
             torch.testing.assert_close(model.hidden(batch)[batch.segments > 0], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("alternating", [False, True])
+@pytest.mark.parametrize("kind", BATCHES)
+def test_layers_that_see_a_window_alone_keep_it(kind: str, alternating: bool) -> None:
+    torch.manual_seed(0)
+    size = {"vocab_size": 30, "hidden_size": 32, "num_hidden_layers": 4, "intermediate_size": 64, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 3, "pad_token_id": 0}
+    asked: dict[str, Any] = {**size, **heads}
+    module: Any = MistralForCausalLM(MistralConfig(**asked))
+    if alternating:
+        module = Gemma3ForCausalLM(Gemma3TextConfig(**asked, query_pre_attn_scalar=8, sliding_window_pattern=2))
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    model, batch = LanguageModel(module.double().eval(), toy_tokenizer(), "windowed"), BATCHES[kind]()
+    assert len(windows(module)) == 1 + alternating
+    with torch.no_grad():
+        for found, tokens, segments in zip(model.hidden(batch), batch.tokens, batch.segments, strict=True):
+            for number in range(1, int(segments.max()) + 1):
+                before = tokens[segments == 1] if batch.shared and number > 1 else tokens[:0]
+                whole = torch.cat([before, tokens[segments == number]])[None]
+                own = module.model(whole).last_hidden_state[0, len(before) :]
+                torch.testing.assert_close(found[segments == number], own, rtol=0, atol=1e-9)

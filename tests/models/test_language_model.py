@@ -9,7 +9,7 @@ import torch
 from everlearn.data.packing import Row, collate
 from everlearn.errors import ModelError
 from everlearn.examples import Batch, Example
-from everlearn.models.documents import block_mask
+from everlearn.models.documents import Laid, block_mask
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.logprobs import divergence_from, squared_norm
 from everlearn.models.top_logits import distance_from, top_said
@@ -100,14 +100,17 @@ def test_a_recurrent_model_does_not_pack() -> None:
 
 def test_a_mask_by_hand() -> None:
     segments = torch.tensor([[1, 1, 2, 3, 0]])
-    seen = (block_mask(segments, torch.float32) == 0)[0, 0].int().tolist()
+    seen = (block_mask(Laid(segments), torch.float32) == 0)[0, 0].int().tolist()
     assert seen == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
-    shared = (block_mask(segments, torch.float32, shared=True) == 0)[0, 0].int().tolist()
+    shared = (block_mask(Laid(segments, shared=True), torch.float32) == 0)[0, 0].int().tolist()
     assert shared[2:4] == [[1, 1, 1, 0, 0], [1, 1, 0, 1, 0]]
     units = torch.tensor([[1, 1, 1, 2, 2]])
     numbers = torch.tensor([[1, 1, 2, 1, 2]])
-    apart = (block_mask(numbers, torch.float32, shared=True, units=units) == 0)[0, 0].int().tolist()
+    apart = (block_mask(Laid(numbers, True, units), torch.float32) == 0)[0, 0].int().tolist()
     assert apart[2:] == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    branched, positions = torch.tensor([[1, 1, 2, 2, 3]]), torch.tensor([[0, 1, 2, 3, 2]])
+    near = (block_mask(Laid(branched, True, None, positions), torch.float32, window=2) == 0)[0, 0].int().tolist()
+    assert near == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 1, 0, 0, 1]]
 
 
 def test_sampled_targets_follow_the_models_own_distribution() -> None:
