@@ -2,11 +2,14 @@
 
 Six tasks of `mtl15` (arXiv:2310.14152), those with the shortest texts, in two orders and two scenarios:
 
-- `domain`: the published prompts, which name their options; the answer is generated and has to match exactly.
-- `class`: the sentence alone, without instruction or options, and the likeliest of all tasks' labels is the answer.
-  What still tells tasks apart is how a sentence is written: all but SST-2 open with words of their own ("word:",
-  "first sentence:"), and AG News and DBpedia with the same one. SST-2 is the only one without. WiC and QQP have the
-  same two labels, so that they are told apart by their texts, or not at all.
+- `domain`: the published prompts, which say what is asked and name their options;
+- `class`: the sentence alone, without instruction or options. What still tells tasks apart is how a sentence is
+  written: all but SST-2 open with words of their own ("word:", "first sentence:"), and AG News and DBpedia with the
+  same one. SST-2 is the only one without. WiC and QQP have the same two labels, so that they are told apart by their
+  texts, or not at all.
+
+In both the answer is the likeliest of all tasks' labels, 25 of them, so that what separates the two is whether a prompt
+tells its task. Differs from the published protocols, which generate: no answer is wrong by its form here.
 
 For each method three learning rates are tried under one seed that is not used again, class-incrementally on the first
 order, and the one with the best mean accuracy on validation rows after the last task is taken for both scenarios; test

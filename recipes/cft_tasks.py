@@ -31,16 +31,19 @@ def stream(
 
     Args:
         data: the folder mtl15.
-        scenario: "domain" has the published prompts, "class" the bare sentences and all labels.
+        scenario: "domain" has the published prompts, "class" the bare sentences; both offer the labels of all tasks.
         order: names of tasks.
         counts: of training, test and validation rows of each task.
         tasks: how many of the six.
         validating: whether validation rows stand where test rows would.
     """
-    make = class_incremental if scenario == "class" else domain_incremental
     found = [_task(data, name, scenario, counts) for name in order if name in list(TASKS)[:tasks]]
     found = [replace(task, test=task.validation) if validating else task for task in found]
-    return make(found, f"cft-{scenario}-{ORDERS.index(tuple(order)) + 1}{'-validation' if validating else ''}")
+    name = f"cft-{scenario}-{ORDERS.index(tuple(order)) + 1}{'-validation' if validating else ''}"
+    if scenario == "class":
+        return class_incremental(found, name)
+    labels = tuple(sorted({label for task in found for label in task.labels}))
+    return domain_incremental([replace(task, labels=labels) for task in found], name)
 
 
 def _task(data: Path, name: str, scenario: Scenario, counts: Sequence[int]) -> Experience:
@@ -51,6 +54,5 @@ def _task(data: Path, name: str, scenario: Scenario, counts: Sequence[int]) -> E
         rows = read(folder / f"{split}.json", layout).examples
         parts[split] = [row for row in rows if row.response in labels]
     train, validation = split_validation(parts["train"])
-    metric = "Choice()" if scenario == "class" else "ExactMatch()"
     chosen = [tuple(sample(p, n)) for p, n in zip((train, parts["test"], validation), counts, strict=True)]
-    return experience(name, *chosen, metric, labels)
+    return experience(name, *chosen, "Choice()", labels)

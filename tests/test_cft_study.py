@@ -25,7 +25,7 @@ def test_its_methods_are_those_that_are_asked_for_each_on_the_same_frozen_layers
     )
     assert set(METHODS) == set(wanted.split())
     methods = Study(Path(), Path()).methods
-    assert all("Freeze(below=24)" in str(method) for method in methods.values())
+    assert all("Freeze(below=26)" in str(method) for method in methods.values())
     assert not any("Freeze" in str(method) for method in Study(Path(), Path(), frozen=0).methods.values())
 
 
@@ -37,6 +37,15 @@ def test_test_rows_are_not_looked_at_when_rates_are_chosen(study: Study) -> None
         assert list(tried.train) == list(scored.train)
         assert not {e.key for e in tried.test} & {e.key for e in scored.test}
         assert not {e.key for e in tried.train} & {e.key for e in tried.test}
+
+
+def test_both_scenarios_offer_all_labels_and_one_of_them_says_what_is_asked(study: Study) -> None:
+    told, bare = study.stream("domain"), study.stream("class")
+    assert (told.scenario, bare.scenario) == ("domain", "class")
+    everything = {label for experience in bare for label in experience.labels}
+    assert all(set(experience.candidates) == everything for experience in (*told, *bare))
+    assert all("Option:" in row.prompt[-1].content for experience in told for row in experience.test)
+    assert not any("Option:" in row.prompt[-1].content for experience in bare for row in experience.test)
 
 
 def test_each_method_has_rates_of_its_own(study: Study) -> None:
