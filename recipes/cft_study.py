@@ -17,7 +17,7 @@ rows are not looked at. Then three seeds learn the first order, and the first of
 
     python -m recipes.cft_study --data path/to/mtl15 --out runs/cft_study --workers 2 --hours 4
 
-Every run stands on a frozen lower part of the model: adapters learn in the top four of thirty layers alone, and what
+Every run stands on a frozen lower part of the model: adapters learn in the top two of thirty layers alone, and what
 the lower ones make of a text is computed once for the whole study and kept on disk, in `OUT/activations`. All methods
 have the same rows, epochs, rank and layers; a method's own strengths are the library's defaults. Differs from the
 published protocols: InfLoRA adapts all linear layers here, as the others do. Versions are asked about the experience
@@ -108,7 +108,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     tasks: int = 6
     epochs: int = 2
-    frozen: int = 26
+    frozen: int = 28
     only: tuple[str, ...] = tuple(METHODS)
 
     def __post_init__(self) -> None:

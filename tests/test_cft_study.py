@@ -25,7 +25,7 @@ def test_its_methods_are_those_that_are_asked_for_each_on_the_same_frozen_layers
     )
     assert set(METHODS) == set(wanted.split())
     methods = Study(Path(), Path()).methods
-    assert all("Freeze(below=26)" in str(method) for method in methods.values())
+    assert all("Freeze(below=28)" in str(method) for method in methods.values())
     assert not any("Freeze" in str(method) for method in Study(Path(), Path(), frozen=0).methods.values())
 
 
