@@ -154,7 +154,7 @@ class Study:
         return grid if order == 0 else replace(grid, references=())
 
     def _grid(self, stream: Stream, seeds: tuple[int, ...], recipes: Mapping[str, Recipe], scored: Scored) -> Grid:
-        settings = Settings(suite=(), scored=scored)
+        settings = Settings(suite=(), scored=scored, scores=self.out / "scores")
         return Grid(stream, self.methods, seeds, self.learner, settings, REFERENCES, recipes)
 
     def swept(self) -> dict[str, dict[float, float]]:

@@ -5,7 +5,7 @@
 
     FOLDER/<method>-<seed>/     a run folder for each cell: `everlearn report` and `everlearn matrix` read it
     FOLDER/joint-<seed>/        references, where they are asked for
-    FOLDER/scores/              the base model's outcomes, and all others, shared by the cells
+    FOLDER/scores/              the base model's outcomes, and all others, shared by the cells; see `Grid.settings`
     FOLDER/logs/                what workers print
     FOLDER/comparison.md .json  the table
 
@@ -53,7 +53,8 @@ class Grid:
         methods: by the names that the table calls them; the first one is what the others are held against.
         seeds: each method is run under each of them; runs that share a seed are compared in pairs.
         learner: model, recipe and device of every cell; its method and seed are not used.
-        settings: of every run; their `scores` are not used, since the cells share a folder for them.
+        settings: of every run; the cells share a folder for their `scores`, the grid's own unless it is named here, as
+            where several grids ask one base model.
         references: any of "joint" and "single", learned by the first method under each seed, and "in_context", the
             base model asked with demonstrations that each seed draws anew.
         recipes: of the methods and references, by name, that do not take the learner's.
@@ -108,7 +109,7 @@ class Grid:
         learner = replace(self.learner, method=method, seed=seed, recipe=recipe)
         if source:  # so that a cell can be repeated by itself
             source |= {"method": show(method), "seed": seed}
-        settings = replace(self.settings, scores=out / "scores", source=source)
+        settings = replace(self.settings, scores=self.settings.scores or out / "scores", source=source)
         asked = {"kind": kind, "learner": dump(learner), **shared}
         asked |= {"shots": self.shots} if kind == "in_context" else {}
         return Cell(name, kind, learner, self.stream, out / f"{name}-{seed}", settings, asked, self.shots)

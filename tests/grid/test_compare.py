@@ -199,6 +199,15 @@ def test_each_method_may_have_a_recipe_of_its_own(folder: Path) -> None:
         replace(grid, recipes={"nobody": own})
 
 
+def test_grids_may_share_outcomes_and_their_cells_are_the_same(folder: Path) -> None:
+    grid = toy_grid(folder / "model")
+    named = replace(grid, settings=replace(grid.settings, scores=folder / "kept")).cells(folder / "grid")
+    own = grid.cells(folder / "grid")
+    assert {cell.settings.scores for cell in named} == {folder / "kept"}
+    assert {cell.settings.scores for cell in own} == {folder / "grid" / "scores"}
+    assert [cell.asked for cell in named] == [cell.asked for cell in own]
+
+
 def test_what_is_there_is_set_side_by_side_before_all_is_done(found: Compared, folder: Path) -> None:
     more = replace(toy_grid(folder / "model"), references=("joint",), seeds=(0, 1, 2))
     partly = standing_in(more, folder / "out")
