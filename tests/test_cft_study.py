@@ -25,8 +25,9 @@ def test_its_methods_are_those_that_are_asked_for_each_on_the_same_frozen_layers
     )
     assert set(METHODS) == set(wanted.split())
     methods = Study(Path(), Path()).methods
-    assert all("Freeze(below=28)" in str(method) for method in methods.values())
-    assert not any("Freeze" in str(method) for method in Study(Path(), Path(), frozen=0).methods.values())
+    assert all("'28.self_attn.q_proj'" in str(method) for method in methods.values())
+    assert not any("27." in str(method) or "all-linear" in str(method) for method in methods.values())
+    assert all("'0.mlp.down_proj'" in str(method) for method in Study(Path(), Path(), frozen=0).methods.values())
 
 
 def test_test_rows_are_not_looked_at_when_rates_are_chosen(study: Study) -> None:
