@@ -136,7 +136,8 @@ class Batch:
         tied: so many rows after one another have a loss together alone, as the two answers of a pair do, and are never
             parted.
         owned: how many of the examples each row has; empty where that is not known.
-        told: what its loss, once computed, says beside itself, by name: each a mean over the batch.
+        told: what its loss, once computed, says beside itself, by name: each a mean over the batch, or over the part of
+            it that this process has.
     """
 
     tokens: Tensor

@@ -1,6 +1,6 @@
 """Documents that share a row: who sees whom, and a probe of whether a model keeps them apart."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,40 +9,24 @@ from torch import Tensor, nn
 from everlearn.examples import Batch
 
 
-@dataclass(frozen=True)
-class Laid:
-    """Which tokens of rows may see which.
-
-    Args:
-        segments: (B, T) document numbers; 0 is padding.
-        shared: whether document 1 is a prompt that all others of its row continue, and see.
-        units: (B, T) which row each token is of, where several were laid into one: none sees another.
-        positions: (B, T) of each token in its own document; only a window asks.
-    """
-
-    segments: Tensor
-    shared: bool = False
-    units: Tensor | None = None
-    positions: Tensor | None = None
-
-
-def block_mask(laid: Laid, dtype: torch.dtype, window: int | None = None) -> Tensor:
+def block_mask(batch: Batch, dtype: torch.dtype, window: int | None = None, units: Tensor | None = None) -> Tensor:
     """An additive mask that lets a token see the earlier tokens of its own document, and itself.
 
     Args:
-        laid: the rows.
+        batch: (B, T) rows; where their documents share a prompt, each sees that too.
         dtype: of the mask.
         window: how many tokens one sees at most, itself counted; None sees all.
+        units: (B, T) which row each token is of, where several were laid into one: none sees another.
 
     Returns:
         (B, 1, T, T): 0 where attention is allowed, the dtype's lowest number elsewhere.
     """
-    rows, columns = laid.segments[:, :, None], laid.segments[:, None, :]
-    seen = (rows == columns) | ((columns == 1) & (rows > 0) if laid.shared else torch.zeros_like(rows == columns))
-    if laid.units is not None:
-        seen &= laid.units[:, :, None] == laid.units[:, None, :]
-    if window is not None and laid.positions is not None:
-        seen &= laid.positions[:, :, None] - laid.positions[:, None, :] < window
+    rows, columns = batch.segments[:, :, None], batch.segments[:, None, :]
+    seen = (rows == columns) | ((columns == 1) & (rows > 0) if batch.shared else torch.zeros_like(rows == columns))
+    if units is not None:
+        seen &= units[:, :, None] == units[:, None, :]
+    if window is not None:
+        seen &= batch.positions[:, :, None] - batch.positions[:, None, :] < window
     allowed = seen.tril()[:, None]
     return torch.zeros(allowed.shape, dtype=dtype, device=seen.device).masked_fill(~allowed, torch.finfo(dtype).min)
 
@@ -54,28 +38,30 @@ def inputs_of(batch: Batch, model: nn.Module, like: Tensor, units: Tensor | None
         batch: what it reads.
         model: a causal language model; its configuration says which of its layers have a window.
         like: where that goes, and the dtype of a mask that keeps documents apart.
-        units: see `Laid`.
+        units: see `block_mask`.
     """
     tokens, segments, positions = (t.to(like.device) for t in (batch.tokens, batch.segments, batch.positions))
     mask: Any = (segments > 0).long()
     if units is not None or int(batch.segments.max()) > 1:
-        laid = Laid(segments, batch.shared, None if units is None else units.to(like.device), positions)
-        masks = {kind: block_mask(laid, like.dtype, window) for kind, window in windows(model).items()}
+        there = replace(batch, segments=segments, positions=positions)
+        units = None if units is None else units.to(like.device)
+        masks = {kind: block_mask(there, like.dtype, window, units) for kind, window in windows(model).items()}
         mask = masks if len(masks) > 1 else next(iter(masks.values()))
     return {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
 
 
 def windows(model: nn.Module) -> dict[str, int | None]:
-    """How many tokens one sees at most, by transformers' name for the kinds of a model's layers.
+    """How many tokens one sees at most, by transformers' name for each kind of the model's layers; None is all.
 
-    transformers takes a mask that is made already as it is, for all layers, or one for each kind.
+    transformers takes a mask that is made already as it is, for all layers, or one for each kind. The name is empty
+    where all layers are of one kind.
     """
     configuration: Any = getattr(model, "config", None)
     text = configuration.get_text_config() if configuration else None
     window, kinds = getattr(text, "sliding_window", None), set(getattr(text, "layer_types", None) or ())
-    if window is None or "sliding_attention" not in kinds:
-        return {"": window if not kinds else None}
-    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
+    if len(kinds) > 1 and "sliding_attention" in kinds:
+        return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
+    return {"": window if kinds <= {"sliding_attention"} else None}
 
 
 def two_documents(packed: bool, vocabulary: int) -> Batch:

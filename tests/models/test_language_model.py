@@ -2,14 +2,16 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from everlearn.data.packing import Row, collate
 from everlearn.errors import ModelError
 from everlearn.examples import Batch, Example
-from everlearn.models.documents import Laid, block_mask
+from everlearn.models.documents import block_mask
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.logprobs import divergence_from, squared_norm
 from everlearn.models.top_logits import distance_from, top_said
@@ -99,17 +101,18 @@ def test_a_recurrent_model_does_not_pack() -> None:
 
 
 def test_a_mask_by_hand() -> None:
-    segments = torch.tensor([[1, 1, 2, 3, 0]])
-    seen = (block_mask(Laid(segments), torch.float32) == 0)[0, 0].int().tolist()
-    assert seen == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
-    shared = (block_mask(Laid(segments, shared=True), torch.float32) == 0)[0, 0].int().tolist()
-    assert shared[2:4] == [[1, 1, 1, 0, 0], [1, 1, 0, 1, 0]]
-    units = torch.tensor([[1, 1, 1, 2, 2]])
-    numbers = torch.tensor([[1, 1, 2, 1, 2]])
-    apart = (block_mask(Laid(numbers, True, units), torch.float32) == 0)[0, 0].int().tolist()
-    assert apart[2:] == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
-    branched, positions = torch.tensor([[1, 1, 2, 2, 3]]), torch.tensor([[0, 1, 2, 3, 2]])
-    near = (block_mask(Laid(branched, True, None, positions), torch.float32, window=2) == 0)[0, 0].int().tolist()
+    def seen(segments: list[int], shared: bool = False, window: int | None = None, units: Tensor | None = None) -> Any:
+        numbers = torch.tensor([segments])
+        positions = torch.tensor([[0, 1, 2, 3, 2]])
+        given = Batch(numbers, positions, numbers, numbers > 0, shared=shared)
+        return (block_mask(given, torch.float32, window, units) == 0)[0, 0].int().tolist()
+
+    apart = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    assert seen([1, 1, 2, 3, 0]) == apart
+    assert seen([1, 1, 2, 3, 0], shared=True)[2:4] == [[1, 1, 1, 0, 0], [1, 1, 0, 1, 0]]
+    two_rows = seen([1, 1, 2, 1, 2], shared=True, units=torch.tensor([[1, 1, 1, 2, 2]]))
+    assert two_rows[2:] == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
+    near = seen([1, 1, 2, 2, 3], shared=True, window=2)
     assert near == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 1, 0, 0, 1]]
 
 
