@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from benchmarks import continual, decoding, pretraining, rewarding, scoring, selective, startup, training
+from benchmarks import continual, decoding, padding, pretraining, rewarding, scoring, selective, startup, training
 from benchmarks.harness import DifferentError, Finding, NotThereError
 
 
@@ -33,6 +33,7 @@ ROWS: Mapping[str, Row] = {
     "fine-tuning": Row("fine-tuning, 2 x 512 tokens, half masked", training.fine_tuning),
     "memory": Row("the same: peak memory", training.memory),
     "instructions": Row("instruction rows, mean 127 tokens, answers 10 %", training.instructions),
+    "padding": Row("rows of unlike lengths, laid together", padding.padding),
     "gradient": Row("gradient, cosine to fp32 autograd, worst tensor", training.gradient),
     "frozen-half": Row("top half of the layers trained, second epoch", training.frozen_half),
     "exact-match": Row("greedy exact match, 300 items", scoring.exact_match),
