@@ -9,7 +9,7 @@ States lie under a hash of the weights that made them, so that they are never us
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -103,6 +103,11 @@ class Lower:
         frozen = tensors_hash(below(module, self.count))
         made_by = [frozen, str(module.config), str(sorted(settings.items())), self.count]
         self.weights = hashlib.sha256(repr(made_by).encode()).hexdigest()
+
+    def spares(self, parts: Iterable[nn.Module]) -> bool:
+        """Whether a pass from kept states leaves out any of the model's parts."""
+        spared = {part for layer in decoder_layers(self.module)[: self.count] for part in layer.modules()}
+        return not spared.isdisjoint(parts)
 
     @contextmanager
     def serving(self, batch: Batch, inputs: Callable[[Batch], Inputs], laid: Dense | None = None) -> Iterator[None]:

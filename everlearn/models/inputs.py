@@ -39,7 +39,7 @@ def layer_inputs(model: LanguageModel, names: Collection[str], batch: Batch, whe
     head: Any = model.module.get_output_embeddings()  # type: ignore[operator]
     layers = {name: layer for name, layer in linear_layers(model).items() if name in names}
     where = where.to(model.device)
-    with torch.no_grad(), model.whole(), model.padded(), ExitStack() as stack:
+    with torch.no_grad(), model.whole(layers.values()), model.padded(), ExitStack() as stack:
         for name, layer in layers.items():
             stack.enter_context(_watched(name, layer, where, found))
         states = model.hidden(batch)

@@ -2,12 +2,11 @@
 
 It knows nothing of methods, objectives or streams. Whatever architecture it holds, two short cuts are checked once on
 a probe before they are trusted: whether the output embedding applied to the last hidden state gives the model's own
-logits (or it scales, caps or changes them on the way), and whether documents packed in one row under a block mask
-get the logits that they get alone (or the model mixes tokens otherwise than by attention). Where they do, a batch that
-is padded much is read in fewer rows too.
+logits (or it scales, caps or changes them), and whether documents packed in one row under a block mask get the logits
+that they get alone (or they mix otherwise than by attention); a padded batch is then read in fewer rows too.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -158,9 +157,10 @@ class LanguageModel:
             yield
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """Inside, passes begin at the tokens, whatever is kept: for who looks into layers."""
-        lower, self._lower = self._lower, None
+    def whole(self, seen: Iterable[nn.Module] | None = None) -> Iterator[None]:
+        """Inside, passes compute the layers that are `seen`, all of them unless told, whatever is kept of them."""
+        lower = self._lower
+        self._lower = lower if lower and seen is not None and not lower.spares(seen) else None
         try:
             yield
         finally:

@@ -9,6 +9,7 @@ from everlearn.errors import ModelError
 from everlearn.examples import Batch
 from everlearn.method import Context
 from everlearn.methods.adapters import LoRA
+from everlearn.models.activations import Store
 from everlearn.models.inputs import layer_inputs, linear_layers
 from everlearn.models.language_model import LanguageModel
 from everlearn.testing.toys import toy_model, toy_stream, toy_tokenizer
@@ -35,6 +36,20 @@ def test_nothing_watches_afterwards() -> None:
     found = layer_inputs(model, {"model.layers.1.mlp.up_proj"}, batch, batch.supervised)
     assert found["model.layers.1.mlp.up_proj"].shape == (batch.weight, 32)
     assert not any(layer._forward_pre_hooks for layer in model.module.modules())
+
+
+@pytest.mark.parametrize(("layer", "starts_above"), [(0, False), (1, True)])
+def test_kept_states_serve_where_they_leave_out_nothing_that_is_asked_for(layer: int, starts_above: bool) -> None:
+    model, batch, name = toy_model(), some(), f"model.layers.{layer}.self_attn.q_proj"
+    expected = layer_inputs(model, {name}, batch, batch.segments > 0)[name]
+    model.store = Store(10**6)
+    for parameter in model.module.get_submodule("model.layers.0").parameters():
+        parameter.requires_grad_(False)
+    model.module.get_submodule("model.embed_tokens").requires_grad_(False)
+    with model.keeping():
+        found = layer_inputs(model, {name}, batch, batch.segments > 0)[name]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert (len(model.store) > 0) is starts_above
 
 
 def test_adapted_layers_are_among_the_linear_ones_and_their_bases_are_not() -> None:
