@@ -35,12 +35,17 @@ def require_tokens(experience: Experience, recipe: Recipe) -> None:
         )
 
 
-def require_no_plan(experience: Experience) -> None:
-    """Refuse a mix in a loop that is not ours, and would not follow it.
+def require_no_plan(experience: Experience, recipe: Recipe) -> None:
+    """Refuse a mix and a ramp in a loop that is not ours, and would not follow them.
 
     Raises:
-        ConfigError: naming the experience.
+        ConfigError: naming the experience, or the ramp.
     """
+    if recipe.ramp:
+        raise ConfigError(
+            f"ramp={recipe.ramp}: another library's loop cuts its own steps, and would not follow the recipe's ramp. "
+            "Learn with `everlearn.learn`, or leave it out."
+        )
     if isinstance(experience.train, Planned):
         raise ConfigError(
             f"experience {experience.name!r}: another library's loop puts its own order in place of a mix's phases. "

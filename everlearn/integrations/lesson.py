@@ -48,14 +48,14 @@ class Lesson:
     order; whoever shows it takes it away.
 
     Raises:
-        ConfigError: if its examples are a mix, whose phases the loop would not follow.
+        ConfigError: if its examples are a mix, or the recipe has a ramp: the loop would follow neither.
         MethodError: if the method routes prompts, which happens in passes of our own alone, or parameters are sharded.
         ModelError: if the model is one of PEFT's wrappers, nothing learns, or something in half precision does.
     """
 
     def __init__(self, learner: Learner, model: LanguageModel, state: State, experience: Experience) -> None:
         _require_bare(model)
-        require_no_plan(experience)
+        require_no_plan(experience, learner.recipe)
         recipe, self.method, self.state = learner.recipe, chain(learner.method), state
         self.hooks, self.experience, self.step, self.finished = overrides(self.method), experience, 0, False
         self.processes = launched()

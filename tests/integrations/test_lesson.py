@@ -369,3 +369,9 @@ def test_a_mix_is_refused_since_the_loop_would_not_follow_its_phases() -> None:
     mix = Mix({"letters": EXPERIENCES[0].train}, (Phase(100, {"letters": 1}),))
     with pytest.raises(ConfigError, match="'letters': another library's loop"):
         Lesson(Learner("toy"), toy_model(), State(memory=[]), replace(EXPERIENCES[0], train=mix))
+
+
+def test_a_ramp_is_refused_since_the_loop_would_not_follow_it() -> None:
+    learner = Learner("toy", recipe=Recipe(ramp=((100, 4, 32),)))
+    with pytest.raises(ConfigError, match="would not follow the recipe's ramp"):
+        Lesson(learner, toy_model(), State(memory=[]), EXPERIENCES[0])
