@@ -3,7 +3,7 @@
 import time
 
 from everlearn.errors import Interrupted
-from everlearn.types import Progress
+from everlearn.types import Progress, Silent
 
 
 class Until:
@@ -15,7 +15,13 @@ class Until:
     """
 
     def __init__(self, progress: Progress, hours: float | None) -> None:
-        self._progress, self._end = progress, time.monotonic() + 3600 * (float("inf") if hours is None else hours)
+        self._progress, self._end = progress, time.time() + 3600 * (float("inf") if hours is None else hours)
+
+    def elsewhere(self) -> "Until":
+        """The same end for another process, which tells nobody."""
+        found = Until(Silent(), None)
+        found._end = self._end
+        return found
 
     def update(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Pass on.
@@ -24,5 +30,5 @@ class Until:
             Interrupted: if the time is over.
         """
         self._progress.update(stage, done, total, note)
-        if time.monotonic() > self._end:
+        if time.time() > self._end:
             raise Interrupted("the hours are over; the same call goes on.")

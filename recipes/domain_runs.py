@@ -1,18 +1,13 @@
 """The runs of `recipes.domains`: what differs between its arms, how they are made, and what they tell."""
 
-import multiprocessing
 import shutil
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-
-import torch
 
 from everlearn.examples import Example
 from everlearn.files import read_json, write_json
@@ -30,8 +25,7 @@ from everlearn.models.load import load_tokenizer
 from everlearn.models.optim import AdamW, Recipe
 from everlearn.models.schedules import Schedule
 from everlearn.run_view import RunView
-from everlearn.types import Progress, Silent, Stream
-from recipes.deadline import Until
+from everlearn.types import Progress, Stream
 from recipes.domain_texts import DOMAINS, LETTERS, bits_per_byte, domain_stream, nats, together
 
 SWEPT = 100
@@ -163,21 +157,13 @@ def latent_room(size: int, tokens: int, width: int) -> int:
     return size // (2 * tokens * width + 4 * (tokens - 1) + tokens)
 
 
-def learned(job: Job, end: float | None = None, progress: Progress | None = None) -> None:
-    """Make a run, and write down what it has to tell; its versions, 4 bytes a parameter, are deleted then.
-
-    Args:
-        job: which.
-        end: when it stops, to go on another day, in seconds as of `time.time`; None never.
-        progress: who wants to know how far it is.
-    """
-    study, hours = job.study, None if end is None else (end - time.time()) / 3600
+def learned(job: Job, progress: Progress) -> None:
+    """Make a run, and write down what it has to tell; its versions, 4 bytes a parameter, are deleted then."""
+    study = job.study
     stream, suite = study.stream(job.seed), general_suite(per_ability=study.per_ability)
     settings = Settings(suite=() if job.seed == SWEPT else suite, scores=job.folder.parent / "scores")
     asked = together(stream, job.seed) if study.arms[job.name].together else stream
-    done = run(
-        study.learner(job.name, job.rate, job.seed), asked, job.folder, settings, Until(progress or Silent(), hours)
-    )
+    done = run(study.learner(job.name, job.rate, job.seed), asked, job.folder, settings, progress)
     write_json(job.folder / TOLD, told(done, stream, study.model))
     shutil.rmtree(job.folder / "blobs")
 
@@ -262,30 +248,3 @@ def rates(study: Study, quick: bool) -> dict[str, float]:
     if quick:
         return {name: sorted(known)[1] for name, known in RATES.items()}
     return {name: min(jobs, key=lambda job: (just_learned(job), job.rate)).rate for name, jobs in swept(study).items()}
-
-
-def work(jobs: Sequence[Job], workers: int, end: float | None, progress: Progress) -> None:
-    """Make the runs that are missing, several at a time.
-
-    Args:
-        jobs: all runs.
-        workers: how many at a time, of one thread each; a single one takes this process.
-        end: when to stop, in seconds as of `time.time`; None never stops.
-        progress: who wants to know how far it is.
-
-    Raises:
-        Interrupted: if the time is over.
-    """
-    missing = [job for job in jobs if job.told is None]
-    if workers == 1:
-        for job in missing:
-            learned(job, end, progress)
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
-    try:
-        waits = [pool.submit(learned, job, end) for job in missing]
-        for number, wait in enumerate(waits):
-            progress.update("runs", number, len(waits), str(missing[number]))
-            wait.result()
-    finally:
-        pool.shutdown(cancel_futures=True)

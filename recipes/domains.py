@@ -17,7 +17,6 @@ It can be stopped and started again. `--documents`, `--tests`, `--seeds` and `--
 grow. The whole has not been run yet; ninety minutes on two cores are guessed from a few runs on a busy machine.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -34,9 +33,11 @@ from everlearn.errors import Interrupted
 from everlearn.figures import loss_lines
 from everlearn.files import write_atomic
 from everlearn.progress import Bars
-from recipes.domain_runs import SWEPT, Job, Study, Told, bits, forgetting, gap, just_learned, rates, swept, work
+from recipes.deadline import Until
+from recipes.domain_runs import SWEPT, Job, Study, Told, bits, forgetting, gap, just_learned, learned, rates, swept
 from recipes.domain_texts import DOMAINS, gain_interval
 from recipes.intervals import interval
+from recipes.several import several
 
 READING = "## What it says"
 """What is below this heading is written by hand, and kept."""
@@ -189,11 +190,12 @@ def main(
     if quick:
         study = replace(study, documents=8, tests=3, watched=2, every=1, per_ability=1, seeds=(0,), frozen=frozen or 24)
         study = replace(study, only=study.only or ("replay_25", "latent_bytes", "branches", "lora", "together"))
-    end, sweep = None if hours is None else time.time() + 3600 * hours, () if quick else swept(study).values()
+    sweep = () if quick else swept(study).values()
     try:
         with Bars() as bars:
-            work([job for jobs in sweep for job in jobs], workers, end, bars)
-            work(_jobs(study, quick), workers, end, bars)
+            until = Until(bars, hours)
+            several(learned, [job for jobs in sweep for job in jobs if job.told is None], workers, until)
+            several(learned, [job for job in _jobs(study, quick) if job.told is None], workers, until)
     except Interrupted as stopped:
         typer.echo(str(stopped))
     if quick or all(job.told for jobs in swept(study).values() for job in jobs):

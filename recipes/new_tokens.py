@@ -6,7 +6,7 @@ description, and its topic and the words of its title as metadata. Some items ar
 rows in every arm, so that "similar" has something to be similar to; then the others join, each arm with its own start.
 New rows alone learn, so that the loss shows nothing but them.
 
-    python -m recipes.new_tokens --data path/to/mtl15 --out runs/new_tokens    # all of it, and the table
+    python -m recipes.new_tokens --data path/to/mtl15 --out runs/new_tokens --workers 2    # all of it, and the table
     python -m recipes.new_tokens --data path/to/mtl15 --quick                  # few items, one seed, no table
 
 A seed draws the articles and all randomness inside the runs. Nothing was tuned. It can be stopped and started again;
@@ -18,6 +18,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -29,7 +30,7 @@ import typer
 
 from everlearn.config import show
 from everlearn.data.sources import read
-from everlearn.errors import ConfigError
+from everlearn.errors import ConfigError, Interrupted
 from everlearn.examples import Example, Message
 from everlearn.files import write_atomic
 from everlearn.fold import Run, Settings, run
@@ -44,7 +45,9 @@ from everlearn.objectives.next_token import NextToken
 from everlearn.progress import Bars
 from everlearn.randomness import permutation
 from everlearn.types import Experience, Progress, Stream
+from recipes.deadline import Until
 from recipes.intervals import interval
+from recipes.several import several
 
 ARMS: Mapping[str, Mapping[str, object]] = {
     "random": {"warm": "random"},
@@ -86,6 +89,7 @@ class Article:
     words: tuple[str, ...]
 
 
+@lru_cache(maxsize=1)
 def articles(data: Path) -> list[Article]:
     """DBpedia's articles with words enough for two halves, each title once.
 
@@ -181,8 +185,9 @@ class Curve:
         return next((step for step, own in zip(self.steps, self.losses, strict=True) if own <= loss), None)
 
 
-def curve(found: Sequence[Article], arm: str, seed: int, size: Size, out: Path, progress: Progress) -> Curve:
-    """An arm's curve; what is done is not done again."""
+def curve(cell: tuple[int, str], progress: Progress, data: Path, size: Size, out: Path) -> Curve:
+    """The curve of a seed's arm; what is done is not done again."""
+    (seed, arm), found = cell, articles(data)
     place = out / f"{size.known}-{size.items}-{size.epochs}-{size.words}" / f"seed-{seed}"
     stream, method = item_stream(found, seed, size, place), method_of(arm, place / "catalogue.jsonl")
     learner = Learner("embedded", method, replace(RECIPE, epochs=size.epochs), seed)
@@ -233,17 +238,18 @@ def main(
     known: Annotated[int, typer.Option(help="Items that are known before.")] = 250,
     epochs: Annotated[int, typer.Option(help="Passes over the rows.")] = 2,
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 2,
+    workers: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
+    hours: Annotated[float | None, typer.Option(help="Stop after so many, to go on another day.")] = None,
     quick: Annotated[bool, typer.Option(help="24 items, 8 known, one seed; prints its table alone.")] = False,
 ) -> None:
     """Run the comparison, and write its table beside this file."""
     size = Size(24, 8, 1) if quick else Size(items, known, epochs)
-    curves: dict[str, list[Curve]] = {arm: [] for arm in ARMS}
-    chosen = range(1 if quick else seeds)
+    cells = list(product(range(1 if quick else seeds), ARMS))
+    make = partial(curve, data=data, size=size, out=out)
     with Bars() as bars:
-        found = articles(data)
-        for done, (seed, arm) in enumerate(product(chosen, ARMS)):
-            bars.update("arms", done, len(ARMS) * len(chosen), f"{arm}, seed {seed}")
-            curves[arm].append(curve(found, arm, seed, size, out, bars))
+        until = Until(bars, hours)
+        several(make, cells, workers, until)
+        curves = {arm: [make((seed, of), until) for seed, of in cells if of == arm] for arm in ARMS}
     page = _page(curves, size)
     if quick:
         typer.echo(page)
@@ -282,5 +288,5 @@ def _page(curves: Mapping[str, Sequence[Curve]], size: Size) -> str:
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except ConfigError as error:
+    except (ConfigError, Interrupted) as error:
         sys.exit(str(error))

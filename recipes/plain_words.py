@@ -6,14 +6,16 @@ a quarter of those of earlier rounds, and is compared with the version before on
 four rounds begins with the version that was kept last. The third one is made harmful on purpose: its pairs are the
 wrong way round, as if a log of feedback had been read with its signs swapped. Judge and gate are not told.
 
-    python -m recipes.plain_words --out runs/plain_words         # all of it, and the table
-    python -m recipes.plain_words --quick                        # one seed, few questions, no table
+    python -m recipes.plain_words --out runs/plain_words --workers 2   # all of it, and the table
+    python -m recipes.plain_words --quick                              # one seed, few questions, no table
 
 What is done is not done again.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -44,7 +46,9 @@ from everlearn.registry.promotion import Promotion
 from everlearn.rewards.reward import Answer, Scores
 from everlearn.rewards.win_rate import WinRate, win_rate
 from everlearn.types import Progress
+from recipes.deadline import Until
 from recipes.intervals import interval
+from recipes.several import several
 
 WORDS = """
 bridge river lamp song garden clock market window train school forest kitchen letter mountain hospital bicycle
@@ -111,16 +115,17 @@ def _questions(things: Sequence[str]) -> tuple[Example, ...]:
     return tuple(Example(messages=(Message("user", text), Message("assistant", ""))) for text in texts)
 
 
-def turned(seed: int, things: int, suite: tuple[Exam, ...], out: Path, progress: Progress) -> list[dict[str, Any]]:
+def turned(seed: int, progress: Progress, things: int, per_ability: int | None, out: Path) -> list[dict[str, Any]]:
     """All rounds of a seed, and what is to be told of each: rows by measure.
 
     Args:
         seed: of everything.
-        things: see `wheel`.
-        suite: what has to be held.
-        out: the folder of all seeds.
         progress: who wants to know how far it is.
+        things: see `wheel`.
+        per_ability: items of each part of the general suite, which has to be held; None takes all.
+        out: the folder of all seeds.
     """
+    suite = (Exam("general", general_suite(per_ability=per_ability), Choice()),)
     learner, kind, folder = Learner("embedded", METHOD, RECIPE, seed), wheel(seed, things, suite), out / str(seed)
     for number in range(1, ROUNDS + 1):
         wanted = number != HARMFUL
@@ -187,16 +192,17 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the runs are kept.")] = Path("runs/plain_words"),
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
     things: Annotated[int, typer.Option(help="Things that are asked about.")] = len(THINGS),
+    workers: Annotated[int, typer.Option(help="Seeds at a time.")] = 1,
+    hours: Annotated[float | None, typer.Option(help="Stop after so many, to go on another day.")] = None,
     quick: Annotated[bool, typer.Option(help="One seed, few questions; the table is printed alone.")] = False,
 ) -> None:
     """Turn what is missing, and write the table beside this file."""
     out, seeds, things = (out / "quick", 1, 9) if quick else (out, seeds, things)
-    suite = (Exam("general", general_suite(per_ability=4 if quick else None), Choice()),)
+    make = partial(turned, things=things, per_ability=4 if quick else None, out=out)
     with Bars() as bars:
-        try:
-            text = page({seed: turned(seed, things, suite, out, bars) for seed in range(seeds)}, things)
-        except Interrupted as stopped:
-            raise typer.Exit(130) from stopped
+        until = Until(bars, hours)
+        several(make, range(seeds), workers, until, "seeds")
+        text = page({seed: make(seed, until) for seed in range(seeds)}, things)
     if quick:
         typer.echo(text)
         return
@@ -206,4 +212,7 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except Interrupted as stopped:
+        sys.exit(str(stopped))

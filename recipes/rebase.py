@@ -16,6 +16,7 @@ can be stopped and started again; --rows, --text, --tests and --seeds make it la
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -29,7 +30,7 @@ from everlearn.data.sequences import select
 from everlearn.data.sources import read
 from everlearn.data.streams import domain_incremental, experience
 from everlearn.data.texts import read_texts
-from everlearn.errors import ConfigError
+from everlearn.errors import ConfigError, Interrupted
 from everlearn.examples import Example, Message
 from everlearn.files import atomic_folder, write_atomic
 from everlearn.fold import Run, Settings, run
@@ -41,7 +42,9 @@ from everlearn.progress import Bars
 from everlearn.randomness import permutation
 from everlearn.rebase_folders import Rebasing, rebase
 from everlearn.types import Progress, Stream
+from recipes.deadline import Until
 from recipes.intervals import interval
+from recipes.several import several
 
 ADAPTER = LoRA(rank=8)
 RECIPE = Recipe(batch_size=8, length=256)
@@ -108,7 +111,7 @@ def new_base(data: Path, out: Path, size: Size, progress: Progress) -> Path:
     return folder
 
 
-def scores(data: Path, out: Path, seed: int, size: Size, progress: Progress) -> dict[str, float]:
+def scores(seed: int, progress: Progress, data: Path, out: Path, size: Size) -> dict[str, float]:
     """What each model is worth for one seed, in fractions, and minutes inside steps; what is done is kept."""
     base = str(new_base(data, out, size, progress))
     place = out / f"{size.rows}-{size.share:g}-{size.tests}-{size.text}" / f"seed-{seed}"
@@ -140,16 +143,19 @@ def main(
     tests: Annotated[int, typer.Option(help="Test rows.")] = 200,
     text: Annotated[int, typer.Option(help="Documents of 1,000 characters that the base learns.")] = 200,
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 3,
+    workers: Annotated[int, typer.Option(help="Seeds at a time.")] = 1,
+    hours: Annotated[float | None, typer.Option(help="Stop after so many, to go on another day.")] = None,
     quick: Annotated[bool, typer.Option(help="16 rows, 8 tests, 8 documents, one seed; prints its table.")] = False,
 ) -> None:
     """Run the study, and write its table beside this file."""
     size = Size(16, 0.5, 8, 8) if quick else Size(rows, share, tests, text)
     chosen = range(1 if quick else seeds)
+    make = partial(scores, data=data, out=out, size=size)
     with Bars() as bars:
-        found = []
-        for done, seed in enumerate(chosen):
-            bars.update("seeds", done, len(chosen), f"seed {seed}")
-            found.append(scores(data, out, seed, size, bars))
+        until = Until(bars, hours)
+        new_base(data, out, size, until)  # which all seeds share
+        several(make, chosen, workers, until, "seeds")
+        found = [make(seed, until) for seed in chosen]
     page = _page(found, size)
     if quick:
         typer.echo(page)
@@ -187,5 +193,5 @@ def _kept(one: Mapping[str, float], name: str) -> float:
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except ConfigError as error:
+    except (ConfigError, Interrupted) as error:
         sys.exit(str(error))

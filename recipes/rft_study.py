@@ -20,17 +20,14 @@ always there), `--quick` runs a few rows of four ways. The table beside this fil
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from everlearn.config import parse
@@ -48,11 +45,12 @@ from everlearn.objectives.policy_gradient import PolicyGradient
 from everlearn.objectives.rollouts import SingleTurn
 from everlearn.progress import Bars
 from everlearn.rewards.numbers import NumericEqual
-from everlearn.types import Progress, Silent, Stream
+from everlearn.types import Progress, Stream
 from recipes.deadline import Until
 from recipes.rft_distance import distances
 from recipes.rft_page import page
 from recipes.rft_stream import Counts, form_model, stream
+from recipes.several import several
 
 LIMIT = 10
 """Tokens of an attempt."""
@@ -98,6 +96,10 @@ class Cell:
     def name(self) -> str:
         """Of its folder."""
         return f"{self.way}-{self.rate:g}-{self.seed}"
+
+    def __str__(self) -> str:
+        """Its name."""
+        return self.name
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def chosen(swept: Mapping[str, Mapping[float, Found]]) -> dict[str, float]:
     return best | {"sft_low": near}
 
 
-def learned(study: Study, cell: Cell, progress: Progress | None = None) -> Found:
+def learned(study: Study, cell: Cell, progress: Progress) -> Found:
     """What came of a run; one that is done is read."""
     if (known := study.found(cell)) is not None:
         return known
@@ -220,21 +222,6 @@ def measures(made: Run) -> Found:
     more = {"base": fmean(first), "gained": found["learning_accuracy"] - fmean(first), "minutes": sum(seconds) / 60}
     more |= {"even": fmean(note["even"] for note in notes)} if notes else {}
     return {**found, **more, "lost": -found["backward_transfer_lopez_paz"], "matrix": [list(r) for r in matrix.scores]}
-
-
-def learned_all(study: Study, cells: Sequence[Cell], workers: int, progress: Progress) -> None:
-    """Run what is missing, one after another or in processes of one thread."""
-    left = [cell for cell in cells if study.found(cell) is None]
-    progress.update("runs", len(cells) - len(left), len(cells))
-    if workers == 1:
-        for done, cell in enumerate(left, len(cells) - len(left) + 1):
-            learned(study, cell, progress)
-            progress.update("runs", done, len(cells), cell.name)
-        return
-    context, alone = get_context("spawn"), partial(torch.set_num_threads, 1)
-    with ProcessPoolExecutor(workers, context, alone) as pool:
-        for done, _ in enumerate(pool.map(partial(learned, study, progress=Silent()), left), 1):
-            progress.update("runs", len(cells) - len(left) + done, len(cells))
 
 
 def main(
@@ -261,8 +248,8 @@ def main(
             with Bars() as bars:
                 until = Until(bars, hours)
                 form_model(study.base, study.counts, study.tasks, until)
-                learned_all(study, study.sweep, workers, until)
-                learned_all(study, study.main(study.rates()), workers, until)
+                several(partial(learned, study), study.sweep, workers, until)
+                several(partial(learned, study), study.main(study.rates()), workers, until)
         except Interrupted as stopped:
             typer.echo(str(stopped))
     file = out / "rft_study.md" if quick else Path(__file__).with_suffix(".md")

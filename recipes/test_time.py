@@ -11,13 +11,14 @@ went best (`ttrl`); `blind`, without a probe, to the end; `form`, the control th
 (`format_only`); and `oracle`, rewarded for the right answer, an upper bound that no unlabelled prompt allows. Prompts,
 probe and held-out items are disjoint; the table is of the held-out items.
 
-    python -m recipes.test_time --out runs/test_time             # all of it, and the table
-    python -m recipes.test_time --quick                          # one seed, few prompts, no sweep, no table
+    python -m recipes.test_time --out runs/test_time --workers 2   # all of it, and the table
+    python -m recipes.test_time --quick                            # one seed, few prompts, no sweep, no table
 
 A seed draws the numbers, the adapters and every attempt. The learning rate is the one with which `blind` ends
 best in `right`, on seeds that are none of the table's. What is done is not done again.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +33,7 @@ import typer
 
 from everlearn.adaptation import TTRL, Measured, format_only, measure, ttrl
 from everlearn.config import show
+from everlearn.errors import Interrupted
 from everlearn.examples import Example, Message
 from everlearn.files import read_json, write_atomic, write_json
 from everlearn.learner import Learner, learn
@@ -50,7 +52,9 @@ from everlearn.rewards.numbers import NumericEqual, SameNumber
 from everlearn.rewards.votes import MajorityVote
 from everlearn.types import Experience, Progress, State
 from everlearn.watch import Watch
+from recipes.deadline import Until
 from recipes.intervals import interval, measured
+from recipes.several import several
 
 REGIMES = ("right", "wrong")
 WAYS = ("probe", "blind", "form", "oracle")
@@ -171,6 +175,10 @@ def _scores(when: str, found: Measured) -> dict[str, float]:
 Runs = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
 
 
+Cell = tuple[int, str, str, float]
+"""A run: its seed, regime, way and learning rate."""
+
+
 @dataclass(frozen=True)
 class Study:
     """All runs of a folder.
@@ -178,37 +186,39 @@ class Study:
     Args:
         out: the folder; what is done is not done again.
         size: how many rows there are.
-        progress: who wants to know how far it is.
+        workers: runs at a time.
     """
 
     out: Path
     size: Size
-    progress: Progress
+    workers: int = 1
 
-    def made(self, plan: Sequence[tuple[int, str, str, float]]) -> list[Mapping[str, Any]]:
-        """What runs have come to, each by its seed, regime, way and rate."""
-        found = list[Mapping[str, Any]]()
-        for done, (seed, regime, way, rate) in enumerate(plan):
-            self.progress.update("runs", done, len(plan), f"{regime}, {way} at {rate:g}, seed {seed}")
-            file = self.out / f"{regime}-{way}-{rate:g}-{seed}.json"
-            if not file.exists():
-                write_json(file, adapted(_place(seed, self.size), regime, way, rate))
-            found.append(read_json(file))
-        self.progress.update("runs", len(plan), len(plan))
-        return found
+    def found(self, cell: Cell, progress: Progress) -> Mapping[str, Any]:
+        """What a run has come to; one that is done is read."""
+        seed, regime, way, rate = cell
+        file = self.out / f"{regime}-{way}-{rate:g}-{seed}.json"
+        if not file.exists():
+            progress.update("run", 0, 1, file.stem)
+            write_json(file, adapted(_place(seed, self.size), regime, way, rate))
+            progress.update("run", 1, 1, file.stem)
+        return read_json(file)
 
-    def swept(self) -> dict[float, float]:
+    def made(self, plan: Sequence[Cell], until: Until) -> list[Mapping[str, Any]]:
+        """What runs have come to."""
+        several(self.found, plan, self.workers, until)
+        return [self.found(cell, until) for cell in plan]
+
+    def swept(self, until: Until) -> dict[float, float]:
         """mean@16 after `right` was adapted to without a probe, by learning rate."""
-        return {
-            rate: fmean(run["attempts after"] for run in self.made([(seed, "right", "blind", rate) for seed in SWEPT]))
-            for rate in RATES
-        }
+        found = self.made([(seed, "right", "blind", rate) for rate, seed in product(RATES, SWEPT)], until)
+        runs = dict(zip(product(RATES, SWEPT), found, strict=True))
+        return {rate: fmean(runs[rate, seed]["attempts after"] for seed in SWEPT) for rate in RATES}
 
-    def all(self, seeds: Sequence[int], rate: float) -> Runs:
+    def all(self, seeds: Sequence[int], rate: float, until: Until) -> Runs:
         """Those of the table, by regime and way."""
         plan = [(seed, regime, way, rate) for seed, regime, way in product(seeds, REGIMES, WAYS)]
         found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for (_, regime, way, _), run in zip(plan, self.made(plan), strict=True):
+        for (_, regime, way, _), run in zip(plan, self.made(plan, until), strict=True):
             found.setdefault((regime, way), []).append(run)
         return found
 
@@ -259,15 +269,18 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the runs are kept.")] = Path("runs/test_time"),
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = 5,
     prompts: Annotated[int, typer.Option(help="Prompts that are adapted to.")] = Size.prompts,
+    workers: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
+    hours: Annotated[float | None, typer.Option(help="Stop after so many, to go on another day.")] = None,
     quick: Annotated[bool, typer.Option(help="One seed, few rows; the table is printed alone.")] = False,
 ) -> None:
     """Run what is missing, and write the table beside this file."""
     size = Size(16, 8, 8, 8) if quick else Size(prompts=prompts)
+    study, chosen = Study(out / "quick" if quick else out, size, workers), range(1 if quick else seeds)
     with Bars() as bars:
-        study = Study(out / "quick" if quick else out, size, bars)
-        swept = {1e-4: 0.0} if quick else study.swept()
+        until = Until(bars, hours)
+        swept = {1e-4: 0.0} if quick else study.swept(until)
         rate = max(swept, key=swept.__getitem__)
-        text = page(study.all(range(1 if quick else seeds), rate), range(1 if quick else seeds), size)
+        text = page(study.all(chosen, rate, until), chosen, size)
     if quick:
         typer.echo(text)
         return
@@ -279,4 +292,7 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except Interrupted as stopped:
+        sys.exit(str(stopped))

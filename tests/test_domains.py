@@ -13,7 +13,7 @@ from everlearn.learner import Learner
 from everlearn.models.load import load_tokenizer
 from everlearn.selecting.criteria import DocumentReader
 from everlearn.testing.toys import toy_folder
-from everlearn.types import Outcome
+from everlearn.types import Outcome, Silent
 from recipes.domain_runs import Job, Study, bits, forgetting, gap, latent_room, learned, stored
 from recipes.domain_texts import DOMAINS, bits_per_byte, domain_stream, gain_interval, nats, pieces, texts, together
 from recipes.domains import DRAWN, READING, drawn, written
@@ -115,7 +115,7 @@ def test_the_runs_of_a_toy_make_a_page_that_keeps_its_figures(study: Study) -> N
     jobs = {name: [Job(study, name, 1e-2, seed) for seed in study.seeds] for name in study.arms}
     for own in jobs.values():
         for job in own:
-            learned(job)
+            learned(job, Silent())
     found = {name: [job.told or {} for job in own] for name, own in jobs.items()}
     first = found["plain"][0]
     assert bits(first)[0] == bits(found["replay_25"][0])[0], "the base is the same for all"

@@ -1,6 +1,7 @@
 """The study of rewards against answers: its rows, how gains are matched, its distances by hand, and its tables."""
 
 from dataclasses import replace
+from functools import partial
 from math import log
 
 import pytest
@@ -17,10 +18,12 @@ from everlearn.models.optim import AdamW, Recipe
 from everlearn.objectives.next_token import NextToken
 from everlearn.testing.toys import toy_folder, toy_model, toy_stream
 from everlearn.types import Silent, Stream
+from recipes.deadline import Until
 from recipes.rft_distance import answers, distance, distances
 from recipes.rft_page import page
 from recipes.rft_stream import TASKS, Counts, form, stream
-from recipes.rft_study import RATES, SWEPT, WAYS, Study, chosen, learned_all, measures, written
+from recipes.rft_study import RATES, SWEPT, WAYS, Study, chosen, learned, measures, written
+from recipes.several import several
 
 ASKED = [Example(messages=(Message("user", text), Message("assistant", "b"))) for text in ("a", "cd")]
 
@@ -106,7 +109,7 @@ def test_what_is_done_is_not_done_again_and_the_page_says_how_much_is(tmp_path):
     for cell in study.main(study.rates()):
         change = {"lost": 0.1 + 0.1 * cell.seed + 0.05 * (cell.way == "grpo")}
         write_json(tmp_path / cell.name / "measures.json", one | change)
-    learned_all(study, study.sweep, 1, Silent())
+    several(partial(learned, study), study.sweep, 1, Until(Silent(), None))
     made = written(study)
     assert "8 of 8 runs are done" in made
     assert "| sft | **0.001** (sft) | 50.0 | 70.0 |" in made
