@@ -34,7 +34,6 @@ from everlearn.config import show
 from everlearn.data.streams import class_incremental, domain_incremental, experience, task_incremental
 from everlearn.errors import ConfigError
 from everlearn.examples import Example, Message
-from everlearn.files import write_atomic
 from everlearn.fold import Run, Settings, run
 from everlearn.grid.standings import values
 from everlearn.learner import Learner
@@ -56,6 +55,7 @@ from everlearn.statistics import mean_over_seeds, paired_t
 from everlearn.types import Experience, Progress, Stream
 from recipes.digits_network import PIXELS, AllRight, digits_folder
 from recipes.intervals import interval, measured
+from recipes.pages import publish
 
 Digit = tuple[tuple[int, ...], int]
 """Grey values in 0..16, row by row, and the class."""
@@ -91,8 +91,6 @@ FIXED: Mapping[str, Method] = {
     "agem-paper": AGEM(kept=20, drawn=16, side="grad"),
     "gdumb": GDumb(capacity=100),
 }
-READING = "## What it says"
-"""What is below this heading is written by hand, and kept."""
 
 
 def digits_stream(kind: str, scenario: str, seed: int) -> Stream:
@@ -186,9 +184,7 @@ def main(
     if quick:
         typer.echo("\n".join(pages))
         return
-    file = Path(__file__).with_suffix(".md")
-    reading = file.read_text(encoding="utf-8").partition(READING)[2] if file.exists() else "\n"
-    write_atomic(file, "\n".join([_heading(seeds), *pages, READING]) + reading)
+    publish(Path(__file__).with_suffix(".md"), "\n".join([_heading(seeds), *pages]))
 
 
 def _pages(seeds: Sequence[int], out: Path, progress: Progress) -> Iterator[str]:

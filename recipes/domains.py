@@ -37,10 +37,9 @@ from recipes.deadline import Until
 from recipes.domain_runs import SWEPT, Job, Study, Told, bits, forgetting, gap, just_learned, learned, rates, swept
 from recipes.domain_texts import DOMAINS, gain_interval
 from recipes.intervals import interval
+from recipes.pages import publish
 from recipes.several import several
 
-READING = "## What it says"
-"""What is below this heading is written by hand, and kept."""
 DRAWN = ("plain", "replay_25", "no_rewarm", "branches", "lora")
 """Arms whose loss on earlier domains is drawn, of the first seed."""
 STYLE = (
@@ -63,7 +62,7 @@ def written(study: Study, found: Found, asked: Mapping[str, float]) -> str:
     parts = [_heading(study, found), *_table(known, asked), *_matrices(known), *_sweep(study)]
     parts += [f"- {name}: `{show(study.method(name, False))}`, `{show(study.arms[name].schedule)}`" for name in known]
     pictures = [f"![{_title(name)}](domains-{name}.svg)\n" for name in DRAWN if name in known]
-    return "\n".join([*parts, "", *pictures, READING])
+    return "\n".join([*parts, "", *pictures])
 
 
 def _heading(study: Study, found: Found) -> str:
@@ -211,9 +210,8 @@ def _publish(study: Study, quick: bool, file: Path) -> None:
     jobs = _jobs(study, quick)
     own = {name: [job for job in jobs if job.name == name] for name in study.arms}
     found = {name: [job.told or {} for job in takewhile(lambda job: job.told, of)] for name, of in own.items()}
-    reading = file.read_text(encoding="utf-8").partition(READING)[2] if file.exists() else "\n"
     drawn(found, file.parent)
-    write_atomic(file, written(study, found, {job.name: job.rate for job in jobs}) + reading)
+    publish(file, written(study, found, {job.name: job.rate for job in jobs}))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ from everlearn.config import show
 from everlearn.data.streams import class_incremental, split_by_class
 from everlearn.errors import ConfigError
 from everlearn.examples import Example, Message
-from everlearn.files import write_atomic
 from everlearn.fold import Run, Settings, run
 from everlearn.grid.standings import values
 from everlearn.learner import Learner
@@ -52,6 +51,7 @@ from everlearn.statistics import mean_over_seeds, paired_t
 from everlearn.types import Progress, Stream
 from recipes.feature_network import LAYERS, Classifier, Texts, feature_folder
 from recipes.intervals import interval, measured
+from recipes.pages import publish
 from recipes.topic_features import Pool, pool
 
 TRAIN, TESTS = 100, 40
@@ -71,8 +71,6 @@ VARIANTS: Mapping[str, Method] = {
     "duallora, sharpness 100": chain(DualLoRA(rank=8, targets=LAYERS, sharpness=100.0), Classifier()),
     "duallora, residual identity": chain(DualLoRA(rank=8, targets=LAYERS, identity="residual"), Classifier()),
 }
-READING = "## What it says"
-"""What is below this heading is written by hand, and kept."""
 
 
 def feature_stream(texts: Pool, seed: int) -> Stream:
@@ -163,9 +161,7 @@ def main(
     if quick:
         typer.echo(page)
         return
-    file = Path(__file__).with_suffix(".md")
-    reading = file.read_text(encoding="utf-8").partition(READING)[2] if file.exists() else "\n"
-    write_atomic(file, "\n".join([_heading(seeds), page, *_sweep(sweep), READING]) + reading)
+    publish(Path(__file__).with_suffix(".md"), "\n".join([_heading(seeds), page, *_sweep(sweep)]))
 
 
 def _page(texts: Pool, asked: Mapping[str, float], seeds: Sequence[int], out: Path, progress: Progress) -> str:

@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 
 from everlearn.examples import Example
-from everlearn.files import read_jsonl, write_atomic
+from everlearn.files import read_jsonl
 from everlearn.fold import Run, Settings, run
 from everlearn.learner import Learner
 from everlearn.method import Method, chain
@@ -38,6 +38,7 @@ from everlearn.progress import Bars
 from everlearn.registry.gates import AllOf, Gate, Reached, Recovered
 from everlearn.report import write_report
 from everlearn.types import Experience, Progress, Stream
+from recipes.pages import publish
 
 LETTERS = 3
 """Of a text for each token, about: pieces are cut by letters."""
@@ -180,7 +181,7 @@ def main(
     with Bars() as bars:
         done = {name: staged(cut, LONGER.get(name, LONGER["yarn"]), size, out / name, bars) for name in runs.split(",")}
     write_report(done, out / "report.html")
-    write_atomic(out / "long_context.md" if quick else Path(__file__).with_suffix(".md"), written(done, size, model))
+    publish(out / "long_context.md" if quick else Path(__file__).with_suffix(".md"), written(done, size, model))
     for name, found in done.items():
         print(name, *(f"{e.kind} {e.experience}: {e.reason}" for e in found.events[1:]), sep="\n  ")
 

@@ -47,6 +47,7 @@ from everlearn.randomness import permutation
 from everlearn.types import Experience, Progress, Stream
 from recipes.deadline import Until
 from recipes.intervals import interval
+from recipes.pages import publish
 from recipes.several import several
 
 ARMS: Mapping[str, Mapping[str, object]] = {
@@ -254,7 +255,7 @@ def main(
     if quick:
         typer.echo(page)
         return
-    write_atomic(Path(__file__).with_suffix(".md"), page)
+    publish(Path(__file__).with_suffix(".md"), page)
 
 
 def _page(curves: Mapping[str, Sequence[Curve]], size: Size) -> str:

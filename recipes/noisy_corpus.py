@@ -50,6 +50,7 @@ from everlearn.watch import Watch
 from recipes.noisy_curve import Curve, Probe
 from recipes.noisy_page import page, picture
 from recipes.noisy_text import OTHER, Parts, articles, held_apart, parts
+from recipes.pages import publish
 from recipes.small_llama import Shape, small_llama
 
 ARMS = ("plain", "slm-40", "slm-60", "slm-80", "self", "documents", "clean", "added")
@@ -63,8 +64,6 @@ WARMUP = 0.05
 """Of an arm's tokens in which the rate rises."""
 HOURS = 3600.0
 """Seconds that one process waits for a run of the other."""
-READING = "## What it says"
-"""What is below this heading is written by hand, and kept."""
 
 
 @dataclass(frozen=True)
@@ -272,9 +271,8 @@ def main(
         typer.echo(written)
         return
     file = Path(__file__).with_suffix(".md")
-    reading = file.read_text(encoding="utf-8").partition(READING)[2] if file.exists() else "\n"
     write_atomic(file.with_suffix(".svg"), picture(found))
-    write_atomic(file, written + f"\n{READING}" + reading)
+    publish(file, written)
 
 
 if __name__ == "__main__":

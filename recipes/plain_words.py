@@ -27,7 +27,7 @@ from everlearn.config import show
 from everlearn.errors import Interrupted
 from everlearn.evaluate import Exam
 from everlearn.examples import Example, Message
-from everlearn.files import read_json, write_atomic
+from everlearn.files import read_json
 from everlearn.flywheel import WON, Flywheel, flywheel
 from everlearn.learner import Learner
 from everlearn.method import chain
@@ -48,6 +48,7 @@ from everlearn.rewards.win_rate import WinRate, win_rate
 from everlearn.types import Progress
 from recipes.deadline import Until
 from recipes.intervals import interval
+from recipes.pages import publish
 from recipes.several import several
 
 WORDS = """
@@ -62,8 +63,6 @@ ASKED = ("What is a {}?", "Why would anyone like a {}?", "Tell me about a {} tha
 ROUNDS, HARMFUL = 4, 3
 RECIPE = Recipe(AdamW(learning_rate=2e-4), Schedule("linear", warmup=0.1), epochs=2, batch_size=8)
 METHOD = chain(LoRA(rank=8), Replay(fraction=0.25))
-READING = "## What it says"
-"""What is below this heading is written by hand, and kept."""
 
 
 @dataclass(frozen=True)
@@ -206,9 +205,7 @@ def main(
     if quick:
         typer.echo(text)
         return
-    file = Path(__file__).with_suffix(".md")
-    reading = file.read_text(encoding="utf-8").partition(READING)[2] if file.exists() else "\n"
-    write_atomic(file, text + f"\n{READING}" + reading)
+    publish(Path(__file__).with_suffix(".md"), text)
 
 
 if __name__ == "__main__":

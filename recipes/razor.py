@@ -33,7 +33,7 @@ from torch import Tensor
 
 from everlearn.data.packing import Row, collate
 from everlearn.examples import Example, Message
-from everlearn.files import read_json, write_atomic, write_json
+from everlearn.files import read_json, write_json
 from everlearn.learner import Learner, learn
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.optim import AdamW, Recipe
@@ -49,6 +49,7 @@ from everlearn.types import Experience, Progress, State
 from recipes.digits import digits
 from recipes.digits_network import PIXELS, AllRight, digits_folder
 from recipes.intervals import interval
+from recipes.pages import publish
 
 ARMS = ("one", "two", "oracle", "grpo")
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -57,8 +58,6 @@ EPOCHS, BEFORE = 4, 20
 FEW, EARLIER, LATER, TESTS = 50, 500, 900, 360
 """Rows of parity and of the other task before, so that parity is still to be learned; rows of parity then; tests."""
 ANSWERS = tuple(f"digit{digit}" for digit in range(10))
-READING = "## What it says"
-"""What is below this heading is written by hand, and kept."""
 
 Digit = tuple[tuple[int, ...], int]
 
@@ -257,9 +256,7 @@ def main(
     """Run what is missing, and write the table beside this file."""
     with Bars() as bars:
         found = points(out, range(seeds), bars)
-    file = Path(__file__).with_suffix(".md")
-    reading = file.read_text(encoding="utf-8").partition(READING)[2] if file.exists() else "\n"
-    write_atomic(file, page(found, seeds) + f"\n{READING}" + reading)
+    publish(Path(__file__).with_suffix(".md"), page(found, seeds))
 
 
 if __name__ == "__main__":

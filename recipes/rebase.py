@@ -32,7 +32,7 @@ from everlearn.data.streams import domain_incremental, experience
 from everlearn.data.texts import read_texts
 from everlearn.errors import ConfigError, Interrupted
 from everlearn.examples import Example, Message
-from everlearn.files import atomic_folder, write_atomic
+from everlearn.files import atomic_folder
 from everlearn.fold import Run, Settings, run
 from everlearn.learner import Learner
 from everlearn.method import chain
@@ -44,6 +44,7 @@ from everlearn.rebase_folders import Rebasing, rebase
 from everlearn.types import Progress, Stream
 from recipes.deadline import Until
 from recipes.intervals import interval
+from recipes.pages import publish
 from recipes.several import several
 
 ADAPTER = LoRA(rank=8)
@@ -160,7 +161,7 @@ def main(
     if quick:
         typer.echo(page)
         return
-    write_atomic(Path(__file__).with_suffix(".md"), page)
+    publish(Path(__file__).with_suffix(".md"), page)
 
 
 def _page(found: Sequence[Mapping[str, float]], size: Size) -> str:

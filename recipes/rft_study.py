@@ -32,7 +32,7 @@ import typer
 
 from everlearn.config import parse
 from everlearn.errors import ConfigError, Interrupted
-from everlearn.files import read_json, write_atomic, write_json
+from everlearn.files import read_json, write_json
 from everlearn.fold import Run, Settings, run
 from everlearn.grid.standings import values
 from everlearn.learner import Learner
@@ -47,6 +47,7 @@ from everlearn.progress import Bars
 from everlearn.rewards.numbers import NumericEqual
 from everlearn.types import Progress, Stream
 from recipes.deadline import Until
+from recipes.pages import publish
 from recipes.rft_distance import distances
 from recipes.rft_page import page
 from recipes.rft_stream import Counts, form_model, stream
@@ -72,8 +73,6 @@ LOWER = 0.3
 """By what the lowest rate is multiplied for `sft_low`, where it is SFT's own."""
 SWEPT = 100
 """The seed of the sweep."""
-READING = "## What it says"
-"""What is below this heading is written by hand, and kept."""
 
 Found = dict[str, Any]
 
@@ -253,8 +252,7 @@ def main(
         except Interrupted as stopped:
             typer.echo(str(stopped))
     file = out / "rft_study.md" if quick else Path(__file__).with_suffix(".md")
-    reading = file.read_text(encoding="utf-8").partition(READING)[2] if file.exists() else "\n"
-    write_atomic(file, written(study) + f"\n{READING}" + reading)
+    publish(file, written(study))
 
 
 def written(study: Study) -> str:

@@ -35,7 +35,7 @@ from everlearn.adaptation import TTRL, Measured, format_only, measure, ttrl
 from everlearn.config import show
 from everlearn.errors import Interrupted
 from everlearn.examples import Example, Message
-from everlearn.files import read_json, write_atomic, write_json
+from everlearn.files import read_json, write_json
 from everlearn.learner import Learner, learn
 from everlearn.methods.adapters import LoRA
 from everlearn.metrics.text import ExactMatch
@@ -54,6 +54,7 @@ from everlearn.types import Experience, Progress, State
 from everlearn.watch import Watch
 from recipes.deadline import Until
 from recipes.intervals import interval, measured
+from recipes.pages import publish
 from recipes.several import several
 
 REGIMES = ("right", "wrong")
@@ -66,8 +67,6 @@ ADAPTING = Recipe(schedule=Schedule("constant", warmup=0.1), epochs=3, batch_siz
 RATES, SWEPT = (3e-5, 1e-4, 3e-4), (100, 101)
 """Learning rates of the sweep, and its seeds."""
 GUARDED = TTRL(every=4, margin=0.1, samples=16)
-READING = "## What it says"
-"""What is below this heading is written by hand, and kept."""
 
 
 @dataclass(frozen=True)
@@ -286,9 +285,7 @@ def main(
         return
     text += f"\nLearning rate {rate:g}: mean@16 after `right`, `blind` on the seeds {SWEPT} was "
     text += ", ".join(f"{100 * score:.1f} at {one:g}" for one, score in swept.items()) + ".\n"
-    file = Path(__file__).with_suffix(".md")
-    reading = file.read_text(encoding="utf-8").partition(READING)[2] if file.exists() else "\n"
-    write_atomic(file, text + f"\n{READING}" + reading)
+    publish(Path(__file__).with_suffix(".md"), text)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from everlearn.testing.toys import toy_folder
 from everlearn.types import Outcome, Silent
 from recipes.domain_runs import Job, Study, bits, forgetting, gap, latent_room, learned, stored
 from recipes.domain_texts import DOMAINS, bits_per_byte, domain_stream, gain_interval, nats, pieces, texts, together
-from recipes.domains import DRAWN, READING, drawn, written
+from recipes.domains import DRAWN, drawn, written
 
 COUNTS = (6, 2, 3)
 
@@ -123,7 +123,6 @@ def test_the_runs_of_a_toy_make_a_page_that_keeps_its_figures(study: Study) -> N
     assert first["kept"] == 0 < found["replay_25"][0]["kept"]
     page = written(study, found, dict.fromkeys(jobs, 1e-2))
     assert page.startswith("# Three domains")
-    assert page.endswith(READING)
     assert "3 of 3 runs" in page
     assert "| plain | wikipedia |" in page
     assert "| together | all |" in page
