@@ -97,9 +97,10 @@ class Lower:
 
     def __init__(self, module: nn.Module, store: Store) -> None:
         self.module, self.store, self.count = module, store, frozen_below(module)
-        layers = decoder_layers(module)[: self.count]
-        self.drops = drops(layers)
-        settings = {name: one.settings() for name, one in adapted(module).items()}
+        layers = decoder_layers(module)
+        self.drops = drops(layers[: self.count])
+        above = {part for layer in layers[self.count :] for part in layer.modules()}
+        settings = {name: one.settings() for name, one in adapted(module).items() if one not in above}
         frozen = tensors_hash(below(module, self.count))
         made_by = [frozen, str(module.config), str(sorted(settings.items())), self.count]
         self.weights = hashlib.sha256(repr(made_by).encode()).hexdigest()

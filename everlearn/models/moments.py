@@ -57,11 +57,12 @@ def input_statistics(
         ModelError: if a layer does not read every token, as an expert among others does not.
     """
     firsts, seconds, tokens = dict[str, Tensor](), dict[str, Tensor](), 0
-    for batch in batches:
-        counted = where(batch)
-        tokens += int(counted.sum())
-        for name, rows in layer_inputs(model, names, batch, counted).items():
-            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-            firsts[name] = rows.sum(0) + firsts.get(name, 0.0)
-            seconds[name] = rows.T @ rows + seconds.get(name, 0.0)
+    with model.keeping():
+        for batch in batches:
+            counted = where(batch)
+            tokens += int(counted.sum())
+            for name, rows in layer_inputs(model, names, batch, counted).items():
+                rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+                firsts[name] = rows.sum(0) + firsts.get(name, 0.0)
+                seconds[name] = rows.T @ rows + seconds.get(name, 0.0)
     return {name: (firsts[name] / tokens, seconds[name] / tokens) for name in names}

@@ -14,6 +14,7 @@ from everlearn.errors import ModelError
 from everlearn.examples import Batch, Encoded
 from everlearn.models.activations import FILE, Store, keeps
 from everlearn.models.answers import choose, predict
+from everlearn.models.bank import Shape, grow
 from everlearn.models.language_model import LanguageModel
 from everlearn.models.layers import below, decoder_layers
 from everlearn.testing.toys import question, toy_model, toy_stream
@@ -116,6 +117,19 @@ def test_a_change_above_leaves_states_in_use() -> None:
     with model.keeping(), counted(model, 0) as passes:
         model.token_logprobs(packed())
     assert passes == []
+
+
+@pytest.mark.parametrize(("layer", "computed"), [(1, []), (0, [4, 3, 3])])
+def test_what_joins_above_leaves_states_in_use_and_below_it_does_not(layer: int, computed: list[int]) -> None:
+    model, last = frozen(Store(ROOM)), list[int]()
+    for shapes in ((Shape(2),), (Shape(2), Shape(3))):
+        grow(model.module, (f"layers.{layer}.mlp.up_proj",), shapes)
+        decoder_layers(model.module)[0].requires_grad_(False)
+        decoder_layers(model.module)[1].requires_grad_(True)
+        with model.keeping(), counted(model, 0) as passes:
+            model.token_logprobs(packed())
+        last = passes
+    assert last == computed
 
 
 def test_choices_over_a_shared_prompt_and_texts_get_the_replies_of_a_whole_pass() -> None:

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 
 from everlearn.method import Context
+from everlearn.models.activations import Store
 from everlearn.models.bank import Shape, grow
 from everlearn.models.inputs import layer_inputs
+from everlearn.models.layers import below
 from everlearn.models.moments import input_moments, input_statistics, prompt_tokens
 from everlearn.testing.toys import toy_model, toy_stream
 
@@ -48,3 +50,15 @@ def test_statistics_of_prompts_leave_targets_and_padding_out() -> None:
     assert len(rows) == sum(int(((b.segments > 0) & ~b.supervised).sum()) for b in batches)
     assert torch.allclose(mean, rows.mean(0))
     assert torch.allclose(moment, rows.T @ rows / len(rows))
+
+
+def test_moments_start_from_kept_states() -> None:
+    model = toy_model()
+    ctx = Context(model, toy_stream().experiences[2])
+    batches, name = list(ctx.batches(ctx.experience.train[:5], batch_size=2)), "model.layers.1.mlp.up_proj"
+    whole = input_moments(model, [name], batches)[name]
+    for parameter in below(model.module, 1).values():
+        parameter.requires_grad_(False)
+    model.store = Store(10**6)
+    torch.testing.assert_close(input_moments(model, [name], batches)[name], whole, rtol=0, atol=1e-12)
+    assert len(model.store) == sum(len(batch.segments) for batch in batches)
