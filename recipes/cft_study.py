@@ -23,7 +23,8 @@ have the same rows, epochs, rank and layers; a method's own strengths are the li
 published protocols: InfLoRA adapts all linear layers here, as the others do. Versions are asked about the experience
 that they have just learned, and the last one about all: enough for backward transfer.
 
-On two cores without bfloat16 a run takes one and a half to six minutes: about seven hours are reckoned for all 183.
+On two cores without bfloat16 most runs of the sweep took one and a half to six minutes, some beside other work: about
+seven hours are guessed for all 183.
 
 The same call goes on where it was stopped; `--hours` stops it by itself, and `python -m recipes.evidence` takes what is
 done to another machine. `--rows` and `--seeds` let it grow, as does
