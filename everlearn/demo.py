@@ -67,7 +67,7 @@ def _announce(console: Console, names: tuple[str, ...]) -> None:
         f"A small language model (SmolLM2-135M-Instruct) now learns {len(names)} things, one after the other: "
         f"{', '.join(names)}. It does so twice, first by plain fine-tuning, then protected against "
         "forgetting. After each it is asked about everything, so that we see what was learned and what was "
-        "lost. This takes about 4 minutes on two cores that multiply bfloat16, longer on older ones, less on a GPU, "
+        "lost. This takes about 4 minutes on two cores that multiply bfloat16, 13 or more on others, less on a GPU, "
         "and a download of 93 MB the first time.\n"
         "Ctrl-C stops it; the same command goes on.",
         highlight=False,
