@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +25,11 @@ TASKS: Mapping[str, str] = {
 ORDERS = (("SST-2", "agnews", "QQP", "dbpedia", "MNLI", "WiC"), ("WiC", "dbpedia", "MNLI", "SST-2", "QQP", "agnews"))
 
 
+@cache
 def stream(
-    data: Path, scenario: Scenario, order: Sequence[str], counts: Sequence[int], tasks: int, validating: bool
+    data: Path, scenario: Scenario, order: tuple[str, ...], counts: tuple[int, ...], tasks: int, validating: bool
 ) -> Stream:
-    """The tasks one after another.
+    """The tasks one after another; in one process they are read once.
 
     Args:
         data: the folder mtl15.
